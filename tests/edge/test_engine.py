@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.edge.writing import id_of
-from viewfinder.edge import templates
+from viewfinder.edge import registry, templates
+from viewfinder.edge.builder import BuilderProcess
 from viewfinder.edge.collection import UPDATES, OpenCollection
 from viewfinder.edge.engine import Engine, SharedEngine
 from viewfinder.edge.groups import query_groups
@@ -160,6 +161,78 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
         with pytest.raises(Refusal, match=f"{folder} is missing. Restore it from a backup"):
             engine.answer(method, path, {})
     assert engine.answer("DELETE", "/collections/a")
+    engine.close()
+
+
+def test_an_older_registry_deletes_no_points(tmp_path: Path) -> None:
+    """Each build of graphs renames the folder. A restored copy of the registry deleted the one that had all points."""
+    engine = made(tmp_path)
+    put(engine, 1, 2)
+    engine.close()
+    (former,) = (tmp_path / "shards").iterdir()
+    later = former.rename(former.with_name("later"))
+    engine = Engine(tmp_path)
+    with pytest.raises(Refusal, match=f"{former} is missing.* may be in later beside it: rename that folder"):
+        numbers(engine)
+    engine.close()
+    later.rename(former)
+    engine = Engine(tmp_path)
+    assert numbers(engine) == [1, 2]
+    engine.close()
+
+
+def test_a_registry_that_is_replaced_and_perhaps_not_on_disk_is_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory went back to what it was before, so that the shard which the file names was deleted."""
+    engine = made(tmp_path)
+    monkeypatch.setattr(registry, "sync", lambda _: _refuse_to_sync())
+    engine.answer("PUT", "/collections/b", SCHEMA)
+    assert engine.exists("b")
+    assert "b" in json.loads((tmp_path / "registry.json").read_text())["collections"]
+    assert "may be lost if the machine stops now" in caplog.text
+    engine.close()
+
+
+def _refuse_to_sync() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+BAD = [
+    {"points": [{"id": id_of(2), "vector": {"image": [1, 0, 0, 0]}}, {"id": id_of(3), "vector": {"image": [1, 0]}}]},
+    {"points": [{"id": id_of(2), "vector": {"other": [1, 0, 0, 0]}}]},
+    {"batch": {"ids": [id_of(2), id_of(3)], "vectors": {"image": [[1, 0, 0, 0], [1]]}}},
+]
+
+
+@pytest.mark.parametrize("body", BAD, ids=["size", "name", "columns"])
+def test_an_update_that_was_refused_is_not_made_after_a_kill(tmp_path: Path, body: dict[str, Any]) -> None:
+    """The engine logs an update before it looks at it, and read the valid part again."""
+    engine = SharedEngine(tmp_path)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    with pytest.raises(Refusal, match="Wrong input") as refused:
+        engine.answer("PUT", "/collections/a/points", body)
+    assert refused.value.status == 400
+    kill_process(engine)
+    with pytest.raises(StoreUnavailableError):
+        numbers(engine)
+    assert engine.answer("POST", "/collections/a/points/count", {}) == {"count": 1}
+    engine.close()
+
+
+def test_the_processes_import_nothing_from_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m` ran a `signal.py` that lay among the images."""
+    (tmp_path / "here").mkdir()
+    for name in ("signal", "socket", "ctypes", "qdrant_edge", "viewfinder"):
+        (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('imported from the current directory')")
+    monkeypatch.chdir(tmp_path / "here")
+    engine = SharedEngine(tmp_path, quiet_s=0)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    BuilderProcess().kill()
     engine.close()
 
 

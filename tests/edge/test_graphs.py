@@ -16,6 +16,7 @@ import pytest
 from tests.edge.writing import id_of
 from tests.processes import command, descendants
 from viewfinder.edge.engine import SharedEngine
+from viewfinder.edge.graphs import Graphs
 from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import StoreUnavailableError
@@ -256,3 +257,43 @@ def test_a_refused_update_is_not_made_by_the_shard_with_graphs(tmp_path: Path) -
 
 def _refuse() -> None:
     raise Refusal(500, "No space left on device")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+def test_points_without_a_graph_are_known_after_the_next_opening(tmp_path: Path, killed: bool) -> None:
+    """Points that were written again counted as having the graph of the former ones, so searches stayed slow."""
+    with building(tmp_path) as (_, finish):
+        finish()
+    engine = SharedEngine(tmp_path, quiet_s=60)
+    assert described(engine)[:2] == ("green", FEW)
+    write(engine, 0, FEW)
+    assert described(engine)[:2] == ("yellow", FEW)
+    wait_until(lambda: engine.registry.collections["a"].unbuilt > FEW // 10)
+    before = (tmp_path / "registry.json").read_text()
+    engine.close()
+    if killed:
+        (tmp_path / "registry.json").write_text(before)
+    engine = SharedEngine(tmp_path, quiet_s=60)
+    assert described(engine)[:2] == ("yellow", FEW)
+    assert engine._open["a"].unbuilt == FEW
+    engine.close()
+    engine = SharedEngine(tmp_path, quiet_s=0)
+    wait_until_green(engine)
+    assert (engine._open["a"].unbuilt, *described(engine)) == (0, "green", FEW, FEW)
+    engine.close()
+
+
+def test_graphs_that_cannot_be_built_keep_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A re-index waited for them for twelve hours."""
+    monkeypatch.setattr(Graphs, "_build", lambda *_: _refuse())
+    engine = SharedEngine(tmp_path, quiet_s=0)
+    engine.answer("PUT", "/collections/a", CONFIG)
+    write(engine, 0, 500)
+    wait_until(lambda: described(engine)[0] == "green")
+    assert engine.answer("GET", "/collections/a")["optimizer_status"] == {"error": "No space left on device"}
+    assert engine._graphs._failures["a"].pause_s == 60
+    monkeypatch.undo()
+    engine._graphs._failures["a"] = replace(engine._graphs._failures["a"], retry_at=0)
+    wait_until(lambda: described(engine) == ("green", 500, 500))
+    assert engine.answer("GET", "/collections/a")["optimizer_status"] == "ok"
+    engine.close()

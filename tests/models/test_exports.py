@@ -1,12 +1,13 @@
 """Exports on disk: complete, damaged, of another model, failed before."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from viewfinder.models.exporter import is_passing
-from viewfinder.models.exports import FORMAT, ExportMissingError, Exports, Manifest, sha256
+from viewfinder.models.exports import FORMAT, ExportMissingError, Exports, Manifest, _machine, sha256
 from viewfinder.models.text_length import TextLength
 
 MODEL = "0123456789ab"
@@ -102,14 +103,21 @@ def test_an_interrupted_export_leaves_the_previous_one_and_no_files(exports: Exp
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next_one(exports: Exports, tmp_path: Path) -> None:
-    left = tmp_path / "exports" / f".{MODEL}-{FORMAT}.abc" / "made"
-    other = tmp_path / "exports" / ".another-1.abc"
-    for each in (left, other):
-        each.mkdir(parents=True)
-    (left / "text.bin").write_text("half")
+    left, long_ago, *others = (
+        tmp_path / "exports" / f".{name}"
+        for name in (
+            f"{MODEL}-{FORMAT}.{_machine()}.abc",
+            f"{MODEL}-{FORMAT}.01234567.old",
+            f"{MODEL}-{FORMAT}.01234567.new",  # another machine may be writing it
+            "another-1.abc",
+        )
+    )
+    for each in (left, long_ago, *others):
+        (each / "made").mkdir(parents=True)
+        (each / "made" / "text.bin").write_text("half")
+    os.utime(long_ago, (0, 0))
     publish(exports)
-    assert not left.parent.exists()
-    assert other.exists()
+    assert [each for each in (left, long_ago, *others) if each.exists()] == others
     assert exports.find(MODEL).file("text.bin").read_text() == "weights"
 
 
@@ -119,6 +127,9 @@ def test_what_a_killed_export_left_is_removed_by_the_next_one(exports: Exports, 
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (MemoryError(), True),
         (OSError(errno.ENOENT, "No such file"), False),
+        (OSError(errno.EIO, "text.xml could not be written: basic_ios::clear: iostream error"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("unknown operation"), False),
     ],
 )

@@ -1,6 +1,7 @@
 """Exported models on OpenVINO compared with open_clip's own, loaded from the same directory."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.models.test_encoder import TEXTS, Reference, random_images
-from viewfinder.errors import ModelMismatchError
+from viewfinder.errors import ConfigurationError, ModelMismatchError, ViewfinderError
 from viewfinder.models import checkpoint as checkpoints
 from viewfinder.models import exporter, exports
 from viewfinder.models.checkpoint import Checkpoint, locate
@@ -148,6 +149,58 @@ def test_files_that_openvino_cannot_read_are_refused(clip: Exported, tmp_path: P
     with pytest.raises(ExportMissingError, match="OpenVINO cannot use its export") as refused:
         OpenVinoRuntime(replace(clip.export, directory=tmp_path), "float32")
     assert refused.value.retry
+
+
+@pytest.fixture
+def unusable(clip: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
+    """The export of this machine: whole, and nothing that OpenVINO reads, as that of another version may be."""
+    made = exports.Exports(tmp_path)
+    monkeypatch.setattr(exports.Exports, "of_this_machine", lambda: made)
+    fingerprint = clip.checkpoint.fingerprint
+    with made.alone(fingerprint), made.publish(fingerprint) as directory:
+        shutil.copytree(clip.export.directory, directory, dirs_exist_ok=True)
+        (directory / "text.xml").write_text("<net>")
+        digests = {**clip.export.manifest.files, "text.xml": exports.sha256(directory / "text.xml")}
+        replace(clip.export.manifest, files=digests).save(directory)
+    return made.find(fingerprint)
+
+
+def test_an_export_that_openvino_cannot_use_is_made_again(
+    clip: Exported, unusable: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process said that it exported the model in the background, and the export was found to be whole."""
+    made: list[str] = []
+    monkeypatch.setattr(exporter, "_export", lambda checkpoint, _: made.append(checkpoint.fingerprint))
+    fingerprint = clip.checkpoint.fingerprint
+    exporter.main(
+        json.dumps({"name": clip.checkpoint.name, "fingerprint": fingerprint, "revisions": {}, "background": False})
+    )
+    assert made == [fingerprint]
+
+
+def test_a_model_that_openvino_cannot_use_does_not_run_on_torch_where_openvino_is_set(
+    clip: Exported, unusable: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "prepare", lambda _: unusable)
+    with pytest.raises(ViewfinderError, match="does not run on OpenVINO: OpenVINO cannot use its export"):
+        Encoder.load(clip.checkpoint, device="cpu", runtime="openvino")
+    with pytest.raises(ConfigurationError, match="OpenVINO does not compute in float16"):
+        Encoder.load(clip.checkpoint, device="cpu", runtime="openvino", precision="float16")
+    assert Encoder.load(clip.checkpoint, device="cpu", runtime="auto").runtime.name == "torch"
+
+
+def test_an_export_that_cannot_be_written_is_no_failure_of_the_model(
+    clip: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO writes the files itself: a full disk was an error of any kind, and the model stayed on torch."""
+
+    def save_model(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(exporter.import_openvino(), "save_model", save_model)
+    with pytest.raises(OSError, match=r"image\.xml could not be written") as failed:
+        exporter.write_export(clip.checkpoint, tmp_path)
+    assert exporter.is_passing(failed.value)
 
 
 def test_vectors_that_differ_are_not_published(clip: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,16 @@
 """Collections and their aliases: the contract of every store."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.store.points import AXES, DIMENSION, MODEL, image_points, opened
+from viewfinder.edge.engine import SharedEngine
 from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError
 from viewfinder.sources.uris import point_id
-from viewfinder.store import PointBatch, Store
+from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 from viewfinder.store.schema import PAYLOAD_INDEXES, CollectionMetadata, ModelIdentity, vectors_config
 from viewfinder.store.takedowns import held_id
 
@@ -127,6 +129,15 @@ def test_wait_ready_returns_when_nothing_is_left_to_do(store: Store, index: str)
     updates: list[str] = []
     store.collections.wait_ready(made, timeout_s=60, progress=updates.append, poll_s=0.05)
     assert updates[-1] == "ready; checked 2 of 3 times"
+
+
+def test_wait_ready_returns_with_a_warning_if_graphs_cannot_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SharedEngine, "_status", lambda *_: ("green", "their disk has 1 MB of free space"))
+    with open_local(StoreAddress(tmp_path)) as store:
+        store.collections.wait_ready(opened(store, "a"), timeout_s=60, poll_s=0.01)
+    assert "stay slow: their disk has 1 MB of free space" in caplog.text
 
 
 def _alias(alias: str, collection: str) -> Any:

@@ -1,6 +1,7 @@
 """The embedded store in several programs at once: one holds the directory and answers the others."""
 
 import json
+import shutil
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,16 @@ def test_the_socket_is_private_to_the_user_and_removed_with_the_holder(tmp_path:
     store.close()
     assert not directory.exists()
     assert "store-socket" not in {thread.name for thread in set(threading.enumerate()) - before}
+
+
+def test_a_holder_whose_directory_was_deleted_can_be_closed(tmp_path: Path) -> None:
+    """It waited for ever: the thread that accepts was woken by a connection, which needs the path of the socket."""
+    socket = StoreSocket(lambda *_: None, tmp_path)
+    shutil.rmtree(tmp_path)
+    closing = threading.Thread(target=socket.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 @pytest.mark.parametrize("name", ["data", "long" * 40])

@@ -9,12 +9,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from viewfinder.child import child_command
 from viewfinder.edge.copying import copy_directory, stored_bytes, sync_directory
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import build_graphs
@@ -35,7 +35,7 @@ class BuilderProcess:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "viewfinder.edge.builder", str(theirs.fileno())]
+            command = child_command("viewfinder.edge.builder:main", str(theirs.fileno()))
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
@@ -73,10 +73,10 @@ class BuilderProcess:
             raise StoreError(f"The graphs of a collection could not be built: {error}")
 
 
-def main() -> None:
-    """Copy and build as the program on the socket says, whose number is the argument."""
+def main(file: str) -> None:
+    """Copy and build as the program on the socket with this descriptor says."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    connection: Connection[Any, Any] = Connection(int(file))
     with suppress(EOFError, ConnectionError):
         _end_with_parent(connection.recv())
         connection.send(None)
@@ -105,7 +105,3 @@ def _end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise EOFError
-
-
-if __name__ == "__main__":
-    main()

@@ -33,7 +33,8 @@ class OpenShard(Protocol):
 class OpenCollection:
     """Answers operations from its shard. Safe to share between threads if the shard is.
 
-    `unbuilt` estimates the points that no graph has, from the number of points when the last graph was built.
+    `unbuilt` estimates the points that no graph has: those written since the last one was built, at the beginning at
+    least `unbuilt`, and as many as there are more than `graph_points`.
 
     After changes of `flush_points` points the shard writes its log into its files; `unflushed` is the number at the
     beginning. What is still in the log is read again after a kill, at 3,000 points a second, and is copied with the
@@ -47,6 +48,7 @@ class OpenCollection:
         shard: OpenShard,
         graph_points: int = 0,
         *,
+        unbuilt: int = 0,
         flush_points: int = FLUSH_POINTS,
         unflushed: int = 0,
     ) -> None:
@@ -56,7 +58,8 @@ class OpenCollection:
         self._log: _Log | None = None
         self._flush_points = flush_points
         self._unflushed = unflushed
-        self.unbuilt = max(0, int(shard.answer("GET info", None)["points_count"]) - graph_points)
+        points = int(shard.answer("GET info", None)["points_count"])
+        self.unbuilt = max(points - graph_points, min(points, unbuilt), 0)
         self.is_closed = False
 
     def answer(self, operation: str, body: Any) -> Any:

@@ -33,9 +33,7 @@ def shard_config(
 
     Graphs are built of segments with more than `threshold_kb` kilobytes of vectors.
     """
-    given = config.get("vectors") or {}
-    named = {"": given} if "size" in given else given  # one vector may have no name
-    vectors = {name: _vector_params(params) for name, params in named.items()}
+    vectors = {name: _vector_params(params) for name, params in _named_vectors(config).items()}
     # The engine needs one vector; points need none.
     none = {} if vectors else {"none": qdrant_edge.EdgeSparseVectorParams()}
     optimizers = None if threshold_kb is None else qdrant_edge.EdgeOptimizersConfig(indexing_threshold=threshold_kb)
@@ -49,6 +47,11 @@ def shard_config(
     )
 
 
+def vector_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of dimensions of each vector of a collection."""
+    return {name: params["size"] for name, params in _named_vectors(config).items()}
+
+
 def field_index(field: str, schema: Any) -> qdrant_edge.UpdateOperation:
     """Return the operation that creates a payload index, given as its kind or as an object with parameters."""
     kind = schema if isinstance(schema, str) else schema["type"]
@@ -57,6 +60,11 @@ def field_index(field: str, schema: Any) -> qdrant_edge.UpdateOperation:
     plain, parameters = _KINDS[kind]
     options = {} if isinstance(schema, str) else {name: schema[name] for name in _INDEX_OPTIONS if schema.get(name)}
     return qdrant_edge.UpdateOperation.create_field_index(field, parameters(**options) if options else plain)
+
+
+def _named_vectors(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = config.get("vectors") or {}
+    return {"": given} if "size" in given else given  # one vector may have no name
 
 
 def _vector_params(params: Mapping[str, Any]) -> qdrant_edge.EdgeVectorParams:

@@ -69,6 +69,8 @@ class Engine:
 
     def close(self) -> None:
         """Write everything to disk and close all collections."""
+        with suppress(OSError, StoreError):  # a full disk, or a closed engine
+            self._note(list(self._open.values()))
         self.registry.close()
         with self._lock:
             self._closed = True
@@ -131,9 +133,10 @@ class Engine:
             entry = self._entry(name)
             is_made = self._is_made(name, entry)
         counts = self._answer(name, "GET info", None) if is_made else _EMPTY
+        status, failure = self._status(name)
         return {
-            "status": self._status(name),
-            "optimizer_status": "ok",
+            "status": status,
+            "optimizer_status": "ok" if failure is None else {"error": failure},
             **counts,
             "config": {
                 "params": entry.config,
@@ -186,6 +189,8 @@ class Engine:
             with self._lock:
                 if self._open.get(name) is opened:
                     del self._open[name]
+                    if (entry := self.registry.collections.get(name)) is not None:
+                        entry.unbuilt = opened.unbuilt
             opened.close()
             raise
 
@@ -204,17 +209,14 @@ class Engine:
             entry = self._entry(name)
             place = self._place(entry)
             if entry.is_made and not place.directory.exists():
-                raise Refusal(
-                    500,
-                    f"The points of collection {name!r} are gone: {place.directory} is missing. Restore it from a "
-                    f"backup, or delete {self._directory} and index again",
-                )
+                raise Refusal(500, self._why_missing(name, place))
             # A killed process may have left a long log.
             unflushed = self._flush_points if place.directory.exists() else 0
             opened = OpenCollection(
                 name,
                 self._open_shard(place),
                 entry.graph_points,
+                unbuilt=entry.unbuilt,
                 flush_points=self._flush_points if self._durable else sys.maxsize,
                 unflushed=unflushed,
             )
@@ -231,9 +233,25 @@ class Engine:
                 raise StoreUnavailableError(f"Collection {name!r} was dropped or closed while it was opened.")
             return opened
 
-    def _status(self, name: str) -> str:
-        """Return "yellow" while graphs are to be built."""
-        return "green"
+    def _status(self, name: str) -> tuple[str, str | None]:
+        """Return "yellow" while graphs are to be built, and why they could not be built so far."""
+        return "green", None
+
+    def _note(self, collections: Sequence[OpenCollection]) -> None:
+        """Record how many points have no graph; the engine does not tell after the next opening."""
+        with self._lock:
+            counts = {each.name: each.unbuilt for each in collections if self._open.get(each.name) is each}
+            if any(self._entry(name).unbuilt != count for name, count in counts.items()):
+                with self.registry.changed():
+                    for name, count in counts.items():
+                        self._entry(name).unbuilt = count
+
+    def _why_missing(self, name: str, place: ShardPlace) -> str:
+        reason = f"The points of collection {name!r} are gone: {place.directory} is missing. "
+        if strays := self._strays():
+            names = ", ".join(each.name for each in strays)
+            reason += f"If the registry is an older copy, they may be in {names} beside it: rename that folder. "
+        return f"{reason}Restore it from a backup, or delete {self._directory} and index again"
 
     def _place(self, entry: CollectionEntry) -> ShardPlace:
         return ShardPlace(
@@ -258,13 +276,23 @@ class Engine:
         return self.registry.aliases.get(name, name)
 
     def _remove_strays(self) -> None:
-        """Delete the shards that a killed program had begun to make or to delete."""
+        """Delete the shards that a killed program had begun to make or to delete.
+
+        None if one is missing: a registry that was restored from a copy knows it by an earlier name.
+        """
+        made = [entry for entry in self.registry.collections.values() if entry.is_made]
+        if not all(self._place(entry).directory.exists() for entry in made):
+            return
+        for each in self._strays():
+            shutil.rmtree(each, ignore_errors=True)
+        for each in (self._directory / "shards").glob("*.log"):
+            each.unlink()
+
+    def _strays(self) -> list[Path]:
+        """Return the folders of shards that no collection has."""
         known = {entry.shard for entry in self.registry.collections.values()}
-        for each in (self._directory / "shards").glob("*"):
-            if each.is_file():
-                each.unlink()
-            elif each.name not in known:
-                shutil.rmtree(each, ignore_errors=True)
+        found = (self._directory / "shards").glob("*")
+        return sorted(each for each in found if each.is_dir() and each.name not in known)
 
 
 class SharedEngine(Engine):
@@ -288,7 +316,8 @@ class SharedEngine(Engine):
         super().__init__(directory, open_shard)
         self._min_free_bytes = min_free_bytes
         self._flush_points = flush_points
-        self._graphs = Graphs(self._needs, open_shard, self._adopt, self._is_adopted, quiet_s=quiet_s)
+        note = self._note
+        self._graphs = Graphs(self._needs, open_shard, self._adopt, self._is_adopted, note, quiet_s=quiet_s)
 
     def close(self) -> None:
         self._graphs.close()
@@ -300,26 +329,33 @@ class SharedEngine(Engine):
             entries = {name: self.registry.collections[name] for name in opened}
         return [
             GraphNeeds(
-                each, self._place(entry), entry.graph_points, entry.optimizers.get("indexing_threshold", THRESHOLD_KB)
+                each,
+                self._place(entry),
+                entry.graph_points,
+                entry.optimizers.get("indexing_threshold", THRESHOLD_KB),
+                noted=entry.unbuilt,
             )
             for each, entry in zip(opened.values(), entries.values(), strict=True)
         ]
 
-    def _adopt(self, collection: OpenCollection, place: ShardPlace, points: int) -> None:
-        """Record that the collection has its points in another shard, with graphs of so many."""
+    def _adopt(self, collection: OpenCollection, place: ShardPlace, graph_points: int, unbuilt: int) -> None:
+        """Record that the collection has its points in another shard, so many of them with a graph."""
         with self._lock, self.registry.changed():
             # It may have been dropped and created again, or opened again after its process was killed.
             if self._open.get(collection.name) is not collection:
                 raise StoreError(f"Collection {collection.name!r} was closed while its graphs were built.")
             entry = self._entry(collection.name)
-            entry.shard, entry.graph_points = place.directory.name, points
+            entry.shard, entry.graph_points, entry.unbuilt = place.directory.name, graph_points, unbuilt
 
     def _is_adopted(self, place: ShardPlace) -> bool:
         return any(each.shard == place.directory.name for each in list(self.registry.collections.values()))
 
-    def _status(self, name: str) -> str:
+    def _status(self, name: str) -> tuple[str, str | None]:
         is_due = any(each.is_due for each in self._needs() if each.collection.name == name)
-        return "yellow" if is_due or self._graphs.building == name else "green"
+        failure = self._graphs.failure(name) if is_due else None
+        if self._graphs.building == name or (is_due and failure is None):
+            return "yellow", None
+        return "green", failure  # searches work without graphs, so nobody has to wait for them
 
 
 _EMPTY = {"points_count": 0, "indexed_vectors_count": 0, "segments_count": 1}

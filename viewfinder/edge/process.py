@@ -7,7 +7,6 @@ flush 120), so in a process with other threads none of them would run meanwhile.
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from viewfinder.child import child_command
 from viewfinder.edge.copying import read_directory, stored_bytes
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import Shard
@@ -40,7 +40,7 @@ class ShardProcess:
         self._turns = Turns()
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "viewfinder.edge.process", str(theirs.fileno())]
+            command = child_command("viewfinder.edge.process:main", str(theirs.fileno()))
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno(), *inherited], stdin=subprocess.DEVNULL, start_new_session=True
             )
@@ -165,11 +165,7 @@ def _read_files(directory: Path) -> None:
             read_directory(directory)
 
 
-def main() -> None:
-    """Serve on the socket whose number is the argument."""
+def main(file: str) -> None:
+    """Serve on the socket with this descriptor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which closes the shard
-    serve(Connection(int(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()
+    serve(Connection(int(file)))

@@ -4,6 +4,7 @@ It is one JSON file, replaced as a whole, so that a killed program leaves the ol
 """
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from typing import Any
 from viewfinder.edge.copying import sync
 from viewfinder.errors import StoreError, StoreUnavailableError
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
 NAME = "registry.json"
 
@@ -23,7 +26,8 @@ NAME = "registry.json"
 class CollectionEntry:
     """One collection: the folder of its shard, and what it was created with. `indexes` maps fields to schemas.
 
-    `graph_points` is the number of points of which graphs were built. With `is_made` the folder exists.
+    `graph_points` is the number of points that have a graph, `unbuilt` that of the others, as far as it was recorded.
+    With `is_made` the folder exists.
     """
 
     shard: str
@@ -32,6 +36,7 @@ class CollectionEntry:
     indexes: dict[str, Any] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
     graph_points: int = 0
+    unbuilt: int = 0
     is_made: bool = False
 
 
@@ -117,4 +122,8 @@ class Registry:
                 os.fsync(file.fileno())
         temporary.replace(self._path)
         if self._durable:
-            sync(self._path.parent)
+            try:
+                sync(self._path.parent)
+            except OSError as error:
+                # Not undone: the file has its new content already, and memory must have the same.
+                logger.warning("Changes of %s may be lost if the machine stops now: %s", self._path, error)

@@ -9,7 +9,7 @@ import qdrant_edge
 
 from viewfinder.edge import updates
 from viewfinder.edge.conditions import parse_filter
-from viewfinder.edge.config import field_index, shard_config
+from viewfinder.edge.config import field_index, shard_config, vector_sizes
 from viewfinder.edge.groups import query_groups
 from viewfinder.edge.queries import DEFAULT_LIMIT, payload_selector, point_id, point_json, query_request, scroll_request
 from viewfinder.edge.refusal import Refusal
@@ -24,6 +24,7 @@ class Shard:
 
     def __init__(self, place: ShardPlace) -> None:
         self._place = place
+        self._sizes = vector_sizes(place.config)
         try:
             self._shard = _open(place)
         except OSError as error:
@@ -64,6 +65,9 @@ class Shard:
     def _flush(self, _: Any) -> None:
         """Write the log into the files."""
         self._shard.flush()
+
+    def _upsert(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._update(lambda given: updates.upsert(given, self._sizes), body)
 
     def _create_index(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._update(lambda given: field_index(given["field_name"], given["field_schema"]), body)
@@ -113,7 +117,7 @@ _OPERATIONS: Mapping[str, Callable[[Shard, Any], Any]] = {
     "GET info": Shard._info,
     "POST flush": Shard._flush,
     "PUT index": Shard._create_index,
-    "PUT points": lambda shard, body: shard._update(updates.upsert, body),
+    "PUT points": Shard._upsert,
     "POST points/delete": lambda shard, body: shard._update(updates.delete, body),
     "POST points/payload": lambda shard, body: shard._update(updates.set_payload, body),
     "POST points": Shard._retrieve,

@@ -6,6 +6,7 @@ from typing import Any
 import qdrant_edge
 
 from viewfinder.edge.conditions import parse_filter
+from viewfinder.edge.refusal import Refusal
 
 _MODES = {
     "upsert": qdrant_edge.UpdateMode.Upsert,
@@ -14,9 +15,14 @@ _MODES = {
 }
 
 
-def upsert(body: Mapping[str, Any]) -> qdrant_edge.UpdateOperation:
-    """Return the operation that writes whole points, given as columns (`batch`) or one by one (`points`)."""
-    points = list(_of_columns(body["batch"]) if "batch" in body else _of_rows(body["points"]))
+def upsert(body: Mapping[str, Any], sizes: Mapping[str, int]) -> qdrant_edge.UpdateOperation:
+    """Return the operation that writes whole points, given as columns (`batch`) or one by one (`points`).
+
+    Raises `Refusal` for vectors of other names or sizes than `sizes` has. The engine refuses them too, but only when
+    they are in its log, from which a killed process would read them again.
+    """
+    given = _of_columns(body["batch"]) if "batch" in body else _of_rows(body["points"])
+    points = [_checked(id_, vectors, payload, sizes) for id_, vectors, payload in given]
     mode = body.get("update_mode")
     return qdrant_edge.UpdateOperation.upsert_points(
         points, parse_filter(body.get("update_filter")), None if mode is None else _MODES[mode]
@@ -54,14 +60,23 @@ def _named(node: Any) -> int:
     return sum(len(each) if name == "has_id" else _named(each) for name, each in node.items())
 
 
-def _of_columns(batch: Mapping[str, Any]) -> Iterator[qdrant_edge.Point]:
+def _checked(id_: Any, vectors: Any, payload: Any, sizes: Mapping[str, int]) -> qdrant_edge.Point:
+    for name, vector in ({"": vectors} if isinstance(vectors, list) else vectors).items():
+        if name not in sizes:
+            raise Refusal(400, f"Wrong input: Not existing vector name error: {name}")
+        if len(vector) != sizes[name]:
+            raise Refusal(400, f"Wrong input: Vector dimension error: expected dim: {sizes[name]}, got {len(vector)}")
+    return qdrant_edge.Point(id_, vectors, payload)
+
+
+def _of_columns(batch: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     payloads = batch.get("payloads") or [None] * len(batch["ids"])
     vectors = batch.get("vectors") or {}
     columns = {"": vectors} if isinstance(vectors, list) else vectors
     for row, (point, payload) in enumerate(zip(batch["ids"], payloads, strict=True)):
-        yield qdrant_edge.Point(point, {name: column[row] for name, column in columns.items()}, payload)
+        yield point, {name: column[row] for name, column in columns.items()}, payload
 
 
-def _of_rows(points: Any) -> Iterator[qdrant_edge.Point]:
+def _of_rows(points: Any) -> Iterator[tuple[Any, Any, Any]]:
     for each in points:
-        yield qdrant_edge.Point(each["id"], each.get("vector") or {}, each.get("payload"))
+        yield each["id"], each.get("vector") or {}, each.get("payload")

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from viewfinder.child import child_command
 from viewfinder.errors import ImageError, ViewfinderError
 from viewfinder.images.decoding import (
     REASONS,
@@ -54,12 +55,8 @@ _MAX_FRAME_BYTES = 64 * 1024**2
 _LENGTH = struct.Struct(">Q")
 _HASH = re.compile("([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")
 
-# Isolated and without `site`: no PYTHON* variables and no .pth files; the module search path is the parent's. One BLAS
-# thread: numpy reserves address space per core, and decoding uses none of it.
-_BOOT = (
-    "import os, sys; os.putenv('OPENBLAS_NUM_THREADS', '1'); sys.path[:] = sys.argv[1:]; "
-    "from viewfinder.images.decoder import run_child; run_child()"
-)
+# numpy reserves address space for each thread, and decoding uses none of it.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 class Decoder:
@@ -195,13 +192,11 @@ class _Child:
     """
 
     def __init__(self, job: tuple[str, Preprocess, ImageLimits, float, int], niceness: int) -> None:
-        root = Path(__file__).absolute().parents[2]
-        search_path = [str(root), *(str(Path(entry).absolute()) for entry in sys.path)]
         self._socket, theirs = socket.socketpair()
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _BOOT, *search_path],
+                    child_command("viewfinder.images.decoder:run_child", variables=_ONE_THREAD),
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=subprocess.DEVNULL,  # libjpeg and libtiff would block on a full pipe

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewfinder.arrays import Vectors
+from viewfinder.errors import ConfigurationError, ViewfinderError
 from viewfinder.images.decoding import Preprocess
 from viewfinder.models import exporter
 from viewfinder.models.checkpoint import Checkpoint
@@ -47,16 +48,22 @@ class Encoder:
         time. With `export`, a model without an export is exported in the background for those who load it later.
         Raises `UnknownModelError` if the weights do not fit the configuration, `ModelMismatchError` if torch would load
         others than those of the fingerprint, `ConfigurationError` if this machine lacks the device, and with "openvino"
-        `ViewfinderError` if the model cannot be exported.
+        `ViewfinderError` if the model cannot be exported or used there.
         """
         chosen = choose_device(device)
         numbers = choose_precision(precision, chosen)
-        prepared = exporter.prepare(checkpoint) if chosen == "cpu" and runtime == "openvino" else None
+        if chosen == "cpu" and runtime == "openvino" and not supports(numbers):
+            raise ConfigurationError(
+                f"OpenVINO does not compute in {numbers}. Set VIEWFINDER_PRECISION to 'auto', 'float32' or 'bfloat16', "
+                "or VIEWFINDER_RUNTIME to 'auto'."
+            )
         if chosen == "cpu" and runtime != "torch" and supports(numbers):
             try:
-                found = prepared or Exports.of_this_machine().find(checkpoint.fingerprint)
+                found = Exports.of_this_machine().find(checkpoint.fingerprint)
                 return cls._exported(checkpoint, found, numbers, threads, calls)
             except ExportMissingError as reason:
+                if runtime == "openvino":
+                    return cls._prepared(checkpoint, numbers, threads, calls)
                 checkpoint.verify()
                 _use_torch(checkpoint, reason, export=export)
         checkpoint.verify()
@@ -69,6 +76,15 @@ class Encoder:
         runtime = OpenVinoRuntime(export, precision, threads=threads, calls=calls)
         logger.info("loaded %s (%s) on OpenVINO as %s", checkpoint.name, checkpoint.fingerprint, precision)
         return cls(checkpoint, runtime, _definition(checkpoint, export))
+
+    @classmethod
+    def _prepared(cls, checkpoint: Checkpoint, precision: str, threads: int | None, calls: int) -> Self:
+        try:
+            return cls._exported(checkpoint, exporter.prepare(checkpoint), precision, threads, calls)
+        except ExportMissingError as error:
+            raise ViewfinderError(
+                f"Model {checkpoint.name!r} does not run on OpenVINO: {error}. Set VIEWFINDER_RUNTIME to 'auto'."
+            ) from error
 
     @property
     def device(self) -> str:

@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -51,21 +52,20 @@ _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from viewfinder.models.exporter
 # torch's weights, their copies in the converter and in OpenVINO; and what the libraries take.
 _MEMORY_FACTOR, _MEMORY_BYTES = 4, 1024**3
 _SIZE_FACTOR, _SIZE_BYTES = 2.2, 20_000_000
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+_OUT_OF_MEMORY = re.compile("allocate memory|bad_alloc|out of memory", re.IGNORECASE)
 _BEHIND = 19  # niceness
 _ANY = -1  # size of a dimension
 
 
 def prepare(checkpoint: Checkpoint) -> Export:
-    """Return the export of a model that is on this machine, made now if there is none.
+    """Return the export of a model that is on this machine, made now if there is none that OpenVINO can use.
 
     Raises `ViewfinderError` with the reason if the model cannot be exported.
     """
     exports = Exports.of_this_machine()
-    try:
-        return exports.find(checkpoint.fingerprint)
-    except ExportMissingError:
-        pass
+    if (found := _usable(exports, checkpoint.fingerprint)) is not None:
+        return found
     if (reason := exports.writable(_size(checkpoint))) is None:
         exports.forget_failure(checkpoint.fingerprint)
         ended = subprocess.run(_command(checkpoint, background=False), stdin=subprocess.DEVNULL, check=False)
@@ -118,14 +118,23 @@ def main(argument: str) -> None:
     with exports.alone(job["fingerprint"], wait=not job["background"]) as alone:
         if not alone:
             return
+        if _usable(exports, job["fingerprint"]):  # another process has made it meanwhile
+            return
         try:
-            exports.find(job["fingerprint"])  # another process may have made it meanwhile
-        except ExportMissingError:
-            try:
-                checkpoint = locate(job["name"], expect=job["fingerprint"], revisions=job["revisions"])
-                _export(checkpoint, exports)
-            except ViewfinderError as error:
-                raise SystemExit(str(error)) from error
+            checkpoint = locate(job["name"], expect=job["fingerprint"], revisions=job["revisions"])
+            _export(checkpoint, exports)
+        except ViewfinderError as error:
+            raise SystemExit(str(error)) from error
+
+
+def _usable(exports: Exports, fingerprint: str) -> Export | None:
+    """Return the export of a model if OpenVINO computes with it; another version of it may not."""
+    try:
+        found = exports.find(fingerprint)
+        OpenVinoRuntime(found, "float32")
+        return found
+    except ExportMissingError:
+        return None
 
 
 def _export(checkpoint: Checkpoint, exports: Exports) -> None:
@@ -139,12 +148,17 @@ def _export(checkpoint: Checkpoint, exports: Exports) -> None:
         if is_passing(error):
             raise SystemExit(f"Model {checkpoint.name!r} was not exported: {error}") from error
         first = str(error).strip().partition("\n")[0]
-        exports.record_failure(checkpoint.fingerprint, f"{type(error).__name__}: {first[:300]}")
+        if not _usable(exports, checkpoint.fingerprint):  # another machine may have published one
+            exports.record_failure(checkpoint.fingerprint, f"{type(error).__name__}: {first[:300]}")
 
 
 def is_passing(error: Exception) -> bool:
     """Return True for an error of the machine at that moment, not of the model: the next process tries again."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )
 
 
 def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
@@ -277,4 +291,7 @@ def _save(module: Any, inputs: dict[str, Any], shapes: dict[str, list[int]], pat
         )
         sizes = {name: openvino.PartialShape(shape) for name, shape in shapes.items()}
         model = openvino.convert_model(traced, example_input=inputs, input=sizes)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # OpenVINO writes the file itself and does not say why it could not
+        raise OSError(errno.EIO, f"{path.name} could not be written: {error}") from error

@@ -13,8 +13,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,6 +30,7 @@ from viewfinder.models.text_length import TextLength
 FORMAT = 2
 TEXT, IMAGE, PROBES, TOKENIZER = "text.xml", "image.xml", "probes.npz", "tokenizer.json"
 _MANIFEST = "manifest.json"
+_LEFT_S = 24 * 3600.0
 
 
 class ExportMissingError(Exception):
@@ -130,11 +133,14 @@ class Exports:
     def publish(self, fingerprint: str) -> Iterator[Path]:
         """Yield an empty directory; it takes the place of the model's export at the end, unless there is an error.
 
-        Call it within `alone`: it removes what killed processes have left.
+        Call it within `alone`: it removes what killed processes of this machine have left, and what those of others
+        have left for a day. Others may be exporting: on some shared disks a lock holds for one machine alone.
         """
-        for left in self._directory.glob(f".{_name(fingerprint)}.*/"):
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f".{_name(fingerprint)}.", dir=self._directory) as folder:
+        name, here = f".{_name(fingerprint)}.", f"{_machine()}."
+        for left in self._directory.glob(f"{name}*/"):
+            if left.name.startswith(name + here) or time.time() - left.stat().st_mtime > _LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=name + here, dir=self._directory) as folder:
             made = Path(folder) / "made"
             made.mkdir()
             yield made
@@ -197,6 +203,10 @@ def made_by() -> str:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _name(fingerprint: str) -> str:

@@ -1,5 +1,6 @@
 """Collections: create, promote behind the alias, describe, wait until ready, drop."""
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -33,6 +34,8 @@ from viewfinder.store.schema import (
 )
 from viewfinder.store.words import CAPTION_WORDS
 from viewfinder.wording import counted
+
+logger = logging.getLogger(__name__)
 
 BM25_VERSION = (1, 20)  # the first server version that ranks a text index by BM25
 TURBOQUANT_VERSION = (1, 18)  # the first server version with 4-bit quantization
@@ -208,7 +211,8 @@ class Collections:
         """Return once `polls` polls in a row find status green, an empty update queue and idle optimizers.
 
         After a restart Qdrant's status is grey until the next write, and its optimizers wait for one: they are started
-        here. Raises `StoreError` with what is still missing after `timeout_s`.
+        here. An embedded collection whose graphs cannot be built is ready, with a warning: searches work without them.
+        Raises `StoreError` with what is still missing after `timeout_s`.
         """
         clock, sleep = self._connection.retry.clock, self._connection.retry.sleep
         deadline = clock() + timeout_s
@@ -222,6 +226,8 @@ class Collections:
             missing = self._unready(collection, info, grey_is_ready=grey > polls)
             stable = 0 if missing else stable + 1
             if stable >= polls:
+                if failure := _optimizer_failure(info):
+                    logger.warning("Searches of collection %r stay slow: %s", collection.name, failure)
                 return
             if progress is not None:
                 progress(missing or f"ready; checked {stable} of {polls} times")
@@ -355,7 +361,8 @@ class Collections:
         """
         grey = info.status == models.CollectionStatus.GREY
         if info.status != models.CollectionStatus.GREEN and not (grey and grey_is_ready):
-            return f"status {info.status.value}"
+            failure = _optimizer_failure(info)
+            return f"status {info.status.value}" + (f" ({failure})" if failure else "")
         if info.update_queue is not None and (info.update_queue.length or info.update_queue.deferred_points):
             return f"{counted(info.update_queue.length, 'update')} in the queue"
         running = 0 if grey else self._optimizations(collection)
@@ -366,6 +373,12 @@ class Collections:
             return 0  # the embedded store has no optimizers
         answer = self._call("get_optimizations", collection_name=collection.name)
         return len(answer.running) + int(answer.summary.queued_optimizations)
+
+
+def _optimizer_failure(info: models.CollectionInfo) -> str | None:
+    """Return what went wrong when graphs were built at the last attempt."""
+    status = info.optimizer_status
+    return status.error if isinstance(status, models.OptimizersStatusOneOf1) else None
 
 
 def _is_ranked(index: models.PayloadIndexInfo | None) -> bool:

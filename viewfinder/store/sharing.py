@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,9 @@ class StoreSocket:
     def close(self) -> None:
         """Accept no further calls and end the connections; waiting programs then connect to the next holder."""
         self._closed = True
-        try:
-            Client(self.path, family="AF_UNIX").close()  # closing the listener alone does not wake its thread
-        except OSError:
-            logger.debug("The socket %s has been removed already.", self.path)
+        self._listening.shutdown(socket.SHUT_RDWR)  # to close it would not wake its thread
         self._thread.join()
-        self._listener.close()
+        self._listening.close()
         with self._lock:
             connections = list(self._connections)
         for each in connections:
@@ -65,24 +62,25 @@ class StoreSocket:
         # Unpickling a message can run any code, so other users must not have access to the directory.
         self._directory = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=parent))
         self.path = str(self._directory / _SOCKET)
+        self._listening = socket.socket(socket.AF_UNIX)
         try:
-            self._listener = Listener(self.path, family="AF_UNIX", backlog=_BACKLOG)
+            self._listening.bind(self.path)
+            self._listening.listen(_BACKLOG)
         except OSError:
+            self._listening.close()
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
 
     def _accept(self) -> None:
         while True:
             try:
-                connection = self._listener.accept()
+                accepted, _ = self._listening.accept()
             except OSError:
                 if self._closed:
                     return
                 time.sleep(0.1)  # too many open files, for example
                 continue
-            if self._closed:
-                connection.close()
-                return
+            connection: Connection[Any, Any] = Connection(accepted.detach())
             with self._lock:
                 self._connections.add(connection)
             threading.Thread(target=self._serve, args=(connection,), name="store-call", daemon=True).start()
