@@ -59,6 +59,15 @@ def test_a_removed_source_takes_its_own_points_with_it(typed: str, recorded: Pat
         assert store.points.count(live) == 2
 
 
+def test_an_interrupted_removal_can_be_completed(recorded: Path, viewfinder: Viewfinder) -> None:
+    """The source was forgotten first, and the next command knew none of this name."""
+    with open_local(StoreAddress(data_dir=recorded)) as store:
+        live = store.collections.require_live("images")
+        store.collections.records(live).remove_sources(["s3://b/p"])
+    assert json.loads(viewfinder("sources", "remove", "s3://b/p", "--yes", "--json").out)["deleted"] == 1
+    assert viewfinder("sources", "remove", "s3://b/p", "--yes").status == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [

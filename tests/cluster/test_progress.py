@@ -3,8 +3,8 @@
 from viewfinder.cluster.progress import WrittenRows
 
 
-def counts(indexed: int, failed: int = 0) -> dict[str, int]:
-    return {"indexed": indexed, "unchanged": 0, "failed": failed}
+def counts(indexed: int, failed: int = 0, skipped: int = 0) -> dict[str, int]:
+    return {"indexed": indexed, "unchanged": 0, "skipped": skipped, "failed": failed}
 
 
 def test_progress_is_the_sum_of_what_all_tasks_have_stored() -> None:
@@ -12,8 +12,8 @@ def test_progress_is_the_sum_of_what_all_tasks_have_stored() -> None:
     assert written.counts() == counts(0)
     written.record(0, counts(4))
     written.record(1, counts(2, 1))
-    written.record(0, counts(8))
-    assert written.counts() == counts(10, 1)
+    written.record(0, counts(8, skipped=5))
+    assert written.counts() == counts(10, 1, 5)
 
 
 def test_a_task_that_runs_again_counts_once() -> None:

@@ -94,6 +94,33 @@ def _id(name: str) -> str:
     return point_id(f"s3://b/{name}")
 
 
+def test_each_row_keeps_its_place_whatever_the_collection_has_by_then(points: Points) -> None:
+    """A block that Ray made again, after the run had written points, had other rows: some images were never indexed."""
+    version = Version(DIGEST, 5, EARLY)
+    rows = [
+        listed("1", version),
+        listed("2", version, skip="hidden"),
+        listed("3", version),
+        listed("4", version),
+        listed("5", version, skip="archived"),
+        listed("6", version),
+    ]
+    points.store.control(points.collection.index).take_down({_id("3"): "s3://b/3"})
+    first = points.compare(*rows, in_place=True)
+    assert [row["reason"] or row["action"] for row in first] == [
+        "index", "hidden", "taken_down", "index", "archived", "index"
+    ]  # fmt: skip
+    for name in ("1", "4"):
+        points.add(name, version)
+    again = points.compare(*rows, in_place=True)
+    assert [row["action"] for row in again] == ["unchanged", "skipped", "skipped", "unchanged", "skipped", "index"]
+    assert again[5]["uri"] == "s3://b/6"
+    assert sum(row["count"] for row in again) == len(rows)
+    folded = points.compare(*rows)
+    assert len(folded) == 5
+    assert actions(folded) == actions(again)
+
+
 @pytest.mark.parametrize(
     ("stored", "version", "action"),
     [

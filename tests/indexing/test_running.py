@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.errors import SourceError
+from viewfinder.errors import SourceError, StoreError
 from viewfinder.indexing.report import Report
 from viewfinder.indexing.running import begin, end
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import Store, StoreAddress, open_local
+from viewfinder.store.control import Control
 
 
 def state(directory: Path) -> str:
@@ -41,6 +42,29 @@ def test_the_report_of_a_killed_run_is_marked_by_the_next_one(settings: Settings
         run(settings, store, tmp_path / "next")
         assert (state(tmp_path / "killed"), state(tmp_path / "next")) == ("interrupted", "running")
         assert [run_id for run_id, _ in store.control("images").running()] != []
+
+
+def test_a_run_that_reports_where_the_killed_one_did_is_not_marked_itself(settings: Settings, tmp_path: Path) -> None:
+    """Scheduled jobs write all reports to one place: after a kill, the next run was "interrupted" while it worked."""
+    with open_local(StoreAddress(data_dir=tmp_path)) as store:
+        run(settings, store, tmp_path / "report")
+        last = run(settings, store, tmp_path / "report")
+        assert state(tmp_path / "report") == "running"
+        assert {run_id for run_id, _ in store.control("images").running()} == {last.run_id}
+
+
+def test_a_run_whose_end_cannot_be_recorded_has_ended(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its complete report was replaced by one that says "failed" and nothing else."""
+
+    def refuse(*_: object) -> None:
+        raise StoreError("Qdrant was restarted.")
+
+    monkeypatch.setattr(Control, "forget_running", refuse)
+    with open_local(StoreAddress(data_dir=tmp_path)) as store, opened(settings, tmp_path / "report") as report:
+        end(report, store, "images")
+    assert "could not be recorded that run" in caplog.text
 
 
 def test_a_report_that_says_how_its_run_ended_is_kept(settings: Settings, tmp_path: Path) -> None:

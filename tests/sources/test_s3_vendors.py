@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import botocore.session
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ClientError
 
 from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, encoded, error, page
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
+from viewfinder.sources import s3_connection
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.s3_connection import S3Connection
@@ -281,6 +284,16 @@ def test_a_key_that_is_refused_is_tried_until_it_is_rotated(tmp_path: Path) -> N
     with FaultyS3([expired, expired, rotate]) as server, Objects(server.access(anonymous=False)) as objects:
         assert objects.read("s3://b/k", 10_000).data == CONTENT
     assert "Credential=new/" in server.headers[-1]["Authorization"]
+
+
+def test_credentials_that_the_service_of_roles_refuses_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its refusal, while newer credentials were looked for, ended the run with a traceback."""
+
+    def refuse(_: object) -> None:
+        raise ClientError({"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}, "AssumeRole")
+
+    monkeypatch.setattr(botocore.session.Session, "get_credentials", refuse)
+    assert s3_connection._current_credentials(botocore.session.Session()) is None
 
 
 def test_missing_credentials_are_denied_access_in_the_end() -> None:

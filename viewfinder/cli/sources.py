@@ -3,6 +3,7 @@
 import sys
 from dataclasses import asdict
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,7 +98,7 @@ def _show_sources(store: "Store", live: "Collection", *, as_json: bool) -> None:
 def _remove(store: "Store", live: "Collection", source: str, *, yes: bool, as_json: bool) -> None:
     from viewfinder.indexing.prune import count_only_in, remove_source
 
-    uri = _recorded(source, live)
+    uri = _recorded(source, live, store)
     if not yes:
         count = count_only_in(store, live, uri)
         typer.confirm(f"Forget {uri} and delete the {counted(count, 'point')} that only it has?", abort=True, err=True)
@@ -108,13 +109,16 @@ def _remove(store: "Store", live: "Collection", source: str, *, yes: bool, as_js
         output.print_text(f"{uri} is removed; {counted(deleted, 'point')} deleted.")
 
 
-def _recorded(source: str, live: "Collection") -> str:
-    """Return the recorded source that is spelled like `source`."""
+def _recorded(source: str, live: "Collection", store: "Store") -> str:
+    """Return the recorded source that is spelled like `source`, or one whose removal was interrupted."""
     known = list(live.recorded.sources)
     uri = source_uri(source)
     for each in spellings(uri):
         if each in known:
             return each
+    points = store.points.iterate(live, {"sources": {"eq": uri}}, ["sources"])
+    if left := {*spellings(uri)} & {each for point in islice(points, 100) for each in point.payload["sources"]}:
+        return min(left)
     near = get_close_matches(uri, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigurationError(

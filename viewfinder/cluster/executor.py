@@ -6,6 +6,7 @@ manifest ─► compare ─► fetch and decode (tasks) ─► encode (actors) �
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
@@ -257,7 +258,7 @@ def _write_on_workers(
             run_id=job.run_id,
             batch_size=job.settings.write_batch_size,
             decided_by=job.compare.decided_by,
-            machines=sum(bool(node["Alive"]) for node in ray.nodes()),
+            machines=_machines_that_decode(),
             written=written,
         )
         encoded.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": WAITING_STAGE_CPUS})
@@ -265,9 +266,14 @@ def _write_on_workers(
     return sink.total
 
 
+def _machines_that_decode() -> int:
+    """The number of nodes with CPUs: the head of a cluster often offers none."""
+    return max(1, sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes()))
+
+
 def _rows_of(job: IndexJob, compared: Compared | None) -> Dataset | Sequence[pa.Table]:
     if compared is None:
-        return compare_on_workers(job.manifest, job.compare)
+        return compare_on_workers(job.manifest, replace(job.compare, in_place=True))
     return _read_files(compared.paths) if isinstance(compared, RowFiles) else compared
 
 

@@ -35,7 +35,7 @@ class WrittenRows:
         """Objects by outcome of all tasks."""
         return {
             outcome: sum(counts.get(outcome, 0) for counts in self._tasks.values())
-            for outcome in ("indexed", "unchanged", "failed")
+            for outcome in ("indexed", "unchanged", "skipped", "failed")
         }
 
 

@@ -36,6 +36,10 @@ class Compare:
     `captions_from` these have the caption that they have in that collection, with `captions_over` unless another run
     than these has written the point. Without a collection (a dry run before the first run) every object is new. `live`
     is the collection that `collection` is built beside, so that objects that only the live one has are counted.
+
+    Rows that need nothing more are folded into one row of each kind. With `in_place` none is: each object is one row,
+    in the order of the manifest, whatever the collection has by then. Where a stage streams to the next one, a row must
+    be found at its place if Ray makes a lost block again.
     """
 
     access: ObjectAccess
@@ -48,6 +52,7 @@ class Compare:
     captions_over: frozenset[str] | None = None
     live: Collection | None = None
     stat_threads: int = 16
+    in_place: bool = False
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Compare in a process that connects to the store by its address."""
@@ -80,24 +85,11 @@ class Compare:
         if self.live is not None:
             doubtful = [row for row in compared if row["action"] not in ("unchanged", "sources")]
             note_live(doubtful, store.points.states(self.live, [row["id"] for row in doubtful]))
-        folded: list[Row] = []
-        todo: list[Row] = []
-        for row in compared:
-            (folded if _is_only_counted(row, states.get(row["id"])) else todo).append(row)
-        if unchanged := sum(row["action"] == "unchanged" for row in folded):
-            todo.append({"action": "unchanged", "count": unchanged})
-        skipped = Counter(
-            (row["reason"], row["exists"], is_lost(row, keeps_point=True))
-            for row in folded
-            if row["action"] == "skipped"
-        )
-        for (reason, exists, lost), count in skipped.items():
-            todo.append({"action": "skipped", "reason": reason, "exists": exists, "lost": lost, "count": count})
         left = self._states(list(excluded_ids), store)  # the takedown did not find their points
-        skip: Row = {"action": "skipped", "reason": "taken_down", "exists": False, "count": 1}
-        todo += [skip | {"id": row["id"], "uri": row["uri"]} for row in rows if row["id"] in left]
-        if excluded := len(rows) - len(present) - len(left):
-            todo.append(skip | {"count": excluded})
+        shown = iter([_counted(row) if _is_only_counted(row, states.get(row["id"])) else row for row in compared])
+        todo = [_row_taken_down(row, left) if row["id"] in excluded_ids else next(shown) for row in rows]
+        if not self.in_place:
+            todo = _folded(todo)
         if todo:
             todo[0]["compare_s"] = time.perf_counter() - began
         return table_of(todo)
@@ -237,6 +229,27 @@ def _is_only_counted(row: Row, state: PointState | None) -> bool:
     if row["action"] == "skipped":
         return row["reason"] != "archived" or state is None or set(row["sources"]) <= set(state.sources)
     return row["action"] == "unchanged"
+
+
+def _counted(row: Row) -> Row:
+    """The part of a row that is counted."""
+    if row["action"] == "unchanged":
+        return {"action": "unchanged", "count": 1}
+    lost = is_lost(row, keeps_point=True)
+    return {"action": "skipped", "reason": row["reason"], "exists": row["exists"], "lost": lost, "count": 1}
+
+
+def _row_taken_down(row: Row, left: Mapping[str, PointState]) -> Row:
+    """The row of an object that is taken down. Its point is to be deleted if it is in `left`."""
+    made: Row = {"action": "skipped", "reason": "taken_down", "exists": False, "count": 1}
+    return made | {"id": row["id"], "uri": row["uri"]} if row["id"] in left else made
+
+
+def _folded(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those without an object added up at the end."""
+    counts = Counter(tuple(sorted(row.items())) for row in rows if "uri" not in row)
+    todo = [row for row in rows if "uri" in row]
+    return todo + [{**dict(kind), "count": count} for kind, count in counts.items()]  # type: ignore[typeddict-item]
 
 
 def _is_given(row: Row) -> bool:

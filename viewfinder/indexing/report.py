@@ -1,9 +1,11 @@
 """The report of a run: summary.json and failures.jsonl."""
 
+import errno
 import json
 import logging
 import secrets
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viewfinder import clock
-from viewfinder.errors import ConfigurationError, ObjectError, StoreError
+from viewfinder.errors import ConfigurationError, ObjectError, StoreError, ViewfinderError
 from viewfinder.footprint import EMBEDDED_MAX_IMAGES
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, skip_counts, too_many_failures
@@ -84,6 +86,7 @@ class Report:
         self._access = access
         self._began = time.monotonic()
         self.started_at = clock.timestamp()
+        self._is_finished = False
 
     @classmethod
     def open(cls, settings: Settings, access: ObjectAccess, destination: str | None, *, dry_run: bool = False) -> Self:
@@ -99,7 +102,7 @@ class Report:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if error is None or self._dry_run:
+        if error is None or self._dry_run or self._is_finished:
             return
         try:
             self.fail(error)
@@ -133,6 +136,13 @@ class Report:
             directory = made.rename(parent / f"run-{made.name.removeprefix('new-')}")
             try:
                 yield directory
+            except (OSError, sqlite3.OperationalError) as error:
+                if not _is_full(error):
+                    raise
+                raise ViewfinderError(
+                    f"A disk of this machine is full: {error}. Free some space for {directory.parent} and "
+                    f"{tempfile.gettempdir()}, or set VIEWFINDER_DATA_DIR and TMPDIR to another disk, and run it again."
+                ) from error
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
 
@@ -168,9 +178,11 @@ class Report:
         store.collections.update_metadata(collection.name, counts=counts | skip_counts(tally.skips))
         if unwritten := self.try_write_summary(asdict(summary)):
             summary = replace(summary, state="failed", problem=joined([problem, unwritten]))
+        self._is_finished = True
         # Logged here because the log of the store's holder is not shown.
-        if store.address.url is None and store.points.count(collection) > EMBEDDED_MAX_IMAGES:
-            logger.warning(embedded_store.LARGE_STORE_ADVICE)
+        with suppress(StoreError):
+            if store.address.url is None and store.points.count(collection) > EMBEDDED_MAX_IMAGES:
+                logger.warning(embedded_store.LARGE_STORE_ADVICE)
         return summary
 
     def fail(self, error: BaseException) -> None:
@@ -207,21 +219,23 @@ class Report:
         the result of the run is known by now, and must not be lost.
         """
         written = 0
-        with tempfile.NamedTemporaryFile() as file:
-            for failure in store.control(collection.index).failures_of_run(self.run_id):
-                written += 1
-                line = {
-                    "uri": failure.uri,
-                    "stage": failure.stage,
-                    "reason": failure.reason,
-                    "message": failure.message,
-                }
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            try:
+        try:
+            with tempfile.NamedTemporaryFile() as file:
+                for failure in store.control(collection.index).failures_of_run(self.run_id):
+                    written += 1
+                    line = {
+                        "uri": failure.uri,
+                        "stage": failure.stage,
+                        "reason": failure.reason,
+                        "message": failure.message,
+                    }
+                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.flush()
                 self._copy(self.destination, "failures.jsonl", Path(file.name))
-            except ConfigurationError as error:
-                self.problems.append(str(error))
+        except ConfigurationError as error:
+            self.problems.append(str(error))
+        except OSError as error:  # a full disk
+            self.problems.append(f"failures.jsonl cannot be written: {error}.")
         if written < expected:
             # Another run of the index failed on the same objects at the same time: its report lists them.
             logger.warning("%s failed, but failures.jsonl lists %d", counted(expected, "object"), written)
@@ -232,6 +246,12 @@ class Report:
                 objects.write(f"{location.rstrip('/')}/{name}", path)
         except ObjectError as error:
             raise ConfigurationError(f"The report cannot be written: {error.message}") from error
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(error)
 
 
 def new_run_id() -> str:

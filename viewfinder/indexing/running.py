@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.errors import ConfigurationError, ObjectError, StoreError
 from viewfinder.indexing.machine import process_space
 from viewfinder.indexing.report import Report
 from viewfinder.store import Store
@@ -35,14 +35,18 @@ def begin(report: Report, store: Store, index: str) -> None:
 
 def end(report: Report, store: Store, index: str) -> None:
     """Record that this run has ended, after its report was written."""
-    store.control(index).forget_running([report.run_id])
+    try:
+        store.control(index).forget_running([report.run_id])
+    except StoreError as error:  # the next run finds a report that does not say "running"
+        logger.warning("It could not be recorded that run %s has ended: %s", report.run_id, error)
 
 
 def _mark(report: Report, run_id: str, location: str) -> None:
     """Mark the report at `location` as interrupted if it says that its run is still running."""
     try:
         summary: Any = json.loads(report.read_summary(location))
-        if isinstance(summary, dict) and summary.get("state") == "running":
+        # Of that run: if all runs write to one place, this one has begun its report there already.
+        if isinstance(summary, dict) and (summary.get("run_id"), summary.get("state")) == (run_id, "running"):
             report.write_summary({**summary, "state": "interrupted", "problem": PROBLEM}, location)
             logger.warning("Run %s was interrupted: %s", run_id, location)
     except (ObjectError, ConfigurationError, ValueError) as error:

@@ -12,7 +12,7 @@ import botocore.session
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
 from viewfinder.addresses import is_loopback
 from viewfinder.backoff import Backoff
@@ -284,5 +284,5 @@ def _current_credentials(session: botocore.session.Session) -> object:
     try:
         found = session.get_credentials()
         return None if found is None else found.get_frozen_credentials()
-    except BotoCoreError:
+    except (BotoCoreError, ClientError):  # the service that gives out roles may refuse, too
         return None
