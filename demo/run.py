@@ -4,6 +4,7 @@ python demo/run.py [--once]
 """
 
 import argparse
+import io
 import os
 import signal
 import socket
@@ -19,6 +20,12 @@ DATA_DIR = ROOT / ".demo"  # one directory per model, so that a changed model st
 SOURCE = "s3://corpus"
 QUERIES = ("two cats on the beach", "two red cars on the road", "海边的两只熊猫")
 MINIMUM_CPUS = 4
+# Variables that name the user's own server, cluster, indexes and keys.
+OTHERS = (
+    *("RAY_ADDRESS", "VIEWFINDER_CONFIG", "VIEWFINDER_INDEXES"),
+    *("VIEWFINDER_QDRANT_URL", "VIEWFINDER_QDRANT_GRPC_URL", "VIEWFINDER_QDRANT_API_KEY"),
+    *("VIEWFINDER_API_KEY", "VIEWFINDER_API_KEYS", "VIEWFINDER_API_KEYS_FILE"),
+)
 
 
 def main() -> int:
@@ -27,6 +34,10 @@ def main() -> int:
     once = parser.parse_args().once
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that no process keeps running
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of the Chinese query
+
+    leave_settings_of_user()
     # By default Ray writes a cluster token into the home directory; the demo only uses loopback.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from viewfinder.errors import ViewfinderError
@@ -58,12 +69,20 @@ def main() -> int:
     return 0
 
 
+def leave_settings_of_user() -> None:
+    """Keep the demo from the user's Qdrant, cluster and keys, which the environment or a `.env` here may name."""
+    for name in OTHERS:
+        os.environ.pop(name, None)
+    DATA_DIR.mkdir(exist_ok=True)
+    os.chdir(DATA_DIR)  # `.env` is read from the working directory
+
+
 @contextmanager
 def indexing() -> Iterator[Callable[[], None]]:
     """Start the index job as a user does; yield a function that waits for its end. It skips unchanged images."""
-    command = ["jobs/index.py", SOURCE, "--captions", f"{SOURCE}/captions.jsonl"]
-    say(f"Indexing: python {' '.join(command)}")
-    job = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+    script, *arguments = ["jobs/index.py", SOURCE, "--captions", f"{SOURCE}/captions.jsonl"]
+    say(f"Indexing: python {' '.join([script, *arguments])}")
+    job = subprocess.Popen([sys.executable, str(ROOT / script), *arguments])
 
     def wait() -> None:
         if status := job.wait():
@@ -99,16 +118,16 @@ def service(indexed: Callable[[], None]) -> Iterator[str]:
 
 def show(address: str, query: str) -> None:
     """Search as any client does, and print the hits."""
-    import httpx
     from rich.console import Console
     from rich.table import Table
 
-    response = httpx.post(f"{address}/v1/search", json={"text": query, "limit": 3}, timeout=60)
-    response.raise_for_status()
-    body = response.json()
-    table = Table("file", "score", "caption", title=f"“{query}”  ({body['took_ms']:.0f} ms)", title_justify="left")
-    for hit in body["hits"]:
-        table.add_row(hit["uri"].rpartition("/")[2], f"{hit['score']:.3f}", hit["caption"])
+    from viewfinder.client import Client
+
+    with Client(address, timeout_s=60) as client:
+        result = client.search(query, limit=3)
+    table = Table("file", "score", "caption", title=f"“{query}”  ({result.took_ms:.0f} ms)", title_justify="left")
+    for hit in result.hits:
+        table.add_row(hit.uri.rpartition("/")[2], f"{hit.score:.3f}", hit.caption)
     Console(markup=False).print(table)
 
 

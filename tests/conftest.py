@@ -1,6 +1,7 @@
 """Shared fixtures: one S3 endpoint and one Ray per session, started by the first test that uses them."""
 
 import atexit
+import errno
 import gc
 import os
 import shutil
@@ -102,6 +103,21 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 def _needs_ray(item: pytest.Item) -> bool:
     return bool(item.get_closest_marker("cluster")) or "ray_session" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture
+def forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that may not be entered; the tests may run as root, who may enter any."""
+    directory, stat = tmp_path / "forbidden", Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if directory in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    directory.mkdir()
+    monkeypatch.setattr(Path, "stat", refuse)
+    return directory
 
 
 @pytest.fixture(scope="session")

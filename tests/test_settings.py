@@ -188,6 +188,29 @@ def test_problems_of_all_sources_are_in_one_message(tmp_path: Path, monkeypatch:
         assert line in message
 
 
+def test_a_dotenv_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    # Regression: a traceback.
+    (tmp_path / ".env").write_bytes("VIEWFINDER_INDEX=caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"(?s)The configuration is wrong:.*  \.env: is not UTF-8: .*0xe9"):
+        Settings.load()
+
+
+def test_a_dotenv_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("viewfinder.environment.dotenv_values", refuse)
+    with pytest.raises(ConfigurationError, match=r"\.env: cannot be read: Permission denied"):
+        Settings.load()
+
+
+def test_the_home_directory_of_an_unknown_user_is_named() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"--config: the home directory in '~no-such-user/a\.toml' does not exist"
+    ):
+        Settings.load(config="~no-such-user/a.toml")
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "cannot be read: No such file"), ("a =", "is not a TOML file")]
 )
@@ -218,9 +241,7 @@ def test_viewfinder_ray_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         Settings.load()
 
 
-@pytest.mark.parametrize(
-    "address", ["auto", "local", "ray://head:10001", "head:6379", "10.0.0.1:6379", "[2001:db8::1]:6379"]
-)
+@pytest.mark.parametrize("address", ["auto", "local", "head:6379", "10.0.0.1:6379", "[2001:db8::1]:6379"])
 def test_the_address_of_a_ray_cluster_is_accepted(address: str) -> None:
     assert Settings.load({"RAY_ADDRESS": address}).ray_address == address
 
@@ -230,7 +251,9 @@ def test_the_address_of_a_ray_cluster_is_accepted(address: str) -> None:
     [
         ("http://head:8265", "is the address of the cluster's job server; write head:6379, and give the job server"),
         ("https://ray.example.org/", "write ray.example.org:6379"),
-        ("head", "'head' is not HOST:PORT, 'auto', 'local' or ray://HOST:PORT"),
+        ("head", "'head' is not HOST:PORT, 'auto' or 'local'"),
+        ("ray://head:10001", "'ray://head:10001' is an address of Ray Client, with which jobs do not work"),
+        ("ray://head:10001", "Use 'ray job submit'"),
         ("ray:/head:10001", "is not HOST:PORT"),
     ],
 )

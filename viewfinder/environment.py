@@ -56,7 +56,8 @@ def read_environment(
     """Read the values of `fields`; see `Settings.load`."""
     problems: list[str] = []
     if environment is None:
-        dotenv = {name: value for name, value in dotenv_values(DOTENV).items() if value is not None}
+        dotenv, found = _read_dotenv()
+        problems += found
         problems += _unknown_variables(dotenv, fields, f"{DOTENV}: ") + _unknown_variables(os.environ, fields)
         environment = {**dotenv, **{name: value for name, value in os.environ.items() if value}}
     else:
@@ -64,7 +65,7 @@ def read_environment(
     of_file: dict[str, object] = {}
     path = config or environment.get(CONFIG_VARIABLE)
     if path:
-        of_file, found = _read_toml(Path(path).expanduser(), "--config" if config else CONFIG_VARIABLE, fields)
+        of_file, found = _read_toml(Path(path), "--config" if config else CONFIG_VARIABLE, fields)
         problems += found
     # An empty variable counts as unset.
     of_variables = {field: value for field in fields if (value := environment.get(variable(field)))}
@@ -88,10 +89,22 @@ def _unknown_variables(environment: Iterable[str], fields: Sequence[str], place:
     ]
 
 
+def _read_dotenv() -> tuple[dict[str, str], list[str]]:
+    """The variables of the file in the working directory, and its problems."""
+    try:
+        return {name: value for name, value in dotenv_values(DOTENV).items() if value is not None}, []
+    except OSError as error:
+        return {}, [f"{DOTENV}: cannot be read: {error.strerror}"]
+    except UnicodeDecodeError as error:
+        return {}, [f"{DOTENV}: is not UTF-8: {error}"]
+
+
 def _read_toml(path: Path, named_by: str, fields: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The values of a TOML file by field, and its problems."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+    except RuntimeError:
+        return {}, [f"{named_by}: the home directory in {str(path)!r} does not exist on this machine"]
     except OSError as error:
         return {}, [f"{named_by}: {str(path)!r} cannot be read: {error.strerror}"]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -35,7 +35,7 @@ INDEX_RULE = "1 to 63 lower-case letters, digits, '-' or '_', of which the first
 
 MIN_CURSOR_KEY = 16
 KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin|:metrics)?")
-RAY_ADDRESS_PATTERN = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+RAY_ADDRESS_PATTERN = re.compile(r"auto|local|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 # As browsers send it: without a path or a trailing slash.
 ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
 
@@ -172,8 +172,7 @@ class Settings(BaseModel):
     # Ray
     ray_address: str | None = Field(
         None,
-        description="Ray cluster that runs the job, as HOST:PORT, `auto` or `ray://HOST:PORT`; `local` starts one on "
-        "this machine.",
+        description="Ray cluster that runs the job, as HOST:PORT or `auto`; `local` starts one on this machine.",
     )
 
     # Limits of one image
@@ -474,7 +473,12 @@ class Settings(BaseModel):
                 f"{value!r} is the address of the cluster's job server; write {host or 'HOST'}:6379, and give the job "
                 "server to 'ray job submit' with --address"
             )
-        raise ValueError(f"{value!r} is not HOST:PORT, 'auto', 'local' or ray://HOST:PORT")
+        if value.startswith("ray://"):
+            raise ValueError(
+                f"{value!r} is an address of Ray Client, with which jobs do not work: their files would be on this "
+                "machine, not on the cluster. Use 'ray job submit', or HOST:PORT on a node of the cluster"
+            )
+        raise ValueError(f"{value!r} is not HOST:PORT, 'auto' or 'local'")
 
     @field_validator("uploads_uri")
     @classmethod

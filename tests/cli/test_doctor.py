@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from tests.fixtures.services import READ_KEY, Gallery, Running
 from tests.indexing.sample_images import fill
 from viewfinder.cli.doctor.command import examine
 from viewfinder.cli.doctor.finding import Finding
+from viewfinder.cli.doctor.machine import gpu
 from viewfinder.models.checkpoint import locate
+from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.directory import Holder, store_directory, try_lock
 from viewfinder.store.schema import ModelIdentity
@@ -87,6 +90,90 @@ def test_a_missing_model_is_reported_without_downloading_it(
     check = look("model")
     assert check.state == state
     assert says in check.found
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub with one repository, as a download of its first weights leaves it: the rest is missing."""
+    folder = tmp_path / "hub" / "models--org--name"
+    commits = {"main": "a" * 40, "v1": "b" * 40}
+    sizes = {"open_clip_model.safetensors": 1, "open_clip_pytorch_model.bin": 1, "README.md": 1}
+    tree = {"format_version": 1, "files": {name: {"size": 1, "blob_id": "c" * 40} for name in sizes}}
+    for directory in ("refs", "trees", "snapshots"):
+        (folder / directory).mkdir(parents=True)
+    for revision, commit in commits.items():
+        (folder / "refs" / revision).write_text(commit)
+        (folder / "trees" / f"{commit}.json").write_text(json.dumps(tree))
+        (folder / "snapshots" / commit).mkdir()
+    (folder / "snapshots" / commits["main"] / "open_clip_model.safetensors").touch()
+    (folder / "snapshots" / commits["v1"] / "open_clip_pytorch_model.bin").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return folder / "snapshots"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("hf-hub:org/name", f"{'a' * 40}/open_clip_model.safetensors"),
+        ("hf-hub:org/name@v1", f"{'b' * 40}/open_clip_pytorch_model.bin"),
+        (f"hf-hub:org/name@{'b' * 40}", f"{'b' * 40}/open_clip_pytorch_model.bin"),
+    ],
+)
+def test_downloaded_weights_are_found(name: str, file: str, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Regression: "no weights" after a successful download, since it leaves out the other files of the repository; the
+    # revision was not considered.
+    monkeypatch.setenv("VIEWFINDER_MODEL", name)
+    check = look("model")
+    assert (check.state, check.found) == ("ok", f"{name}: {hub_cache / file}")
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize(
+    ("name", "state", "says"),
+    [
+        ("hf-hub:org/name@v2", "note", "no weights of org/name on this machine"),
+        ("hf-hub:https://huggingface.co/org/name", "failed", "is not the name of a hub repository (ORG/NAME)"),
+    ],
+)
+def test_weights_that_the_cache_lacks_are_reported(
+    name: str, state: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: another revision was found, and the address of a page was a traceback.
+    monkeypatch.setenv("VIEWFINDER_MODEL", name)
+    check = look("model")
+    assert (check.state, says in check.found) == (state, True)
+
+
+@pytest.mark.parametrize("error", [ImportError("libcudart.so.12: cannot open"), OSError("libc10.so"), ValueError("x")])
+def test_a_broken_torch_is_a_failed_check(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Regression: the traceback of `import torch`.
+    class Broken(MetaPathFinder):
+        def find_spec(self, name: str, *arguments: object) -> None:
+            if name == "torch":
+                raise error
+
+    monkeypatch.setenv("VIEWFINDER_DEVICE", "cuda")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    check = look("GPU")
+    assert (check.state, check.found) == ("failed", f"{type(error).__name__}: {error}")
+    assert "torch" in check.advice
+
+
+def test_torch_is_not_imported_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewfinder.models.devices.DEVICE_FILES", tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert gpu(Settings.load()).found.startswith("none; ")
+
+
+def test_a_data_directory_that_cannot_be_reached_is_reported(forbidden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Regression: a traceback of pathlib.
+    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(forbidden / "data"))
+    check = look("data directory")
+    assert (check.state, check.found) == ("failed", f"{forbidden / 'data'} cannot be reached: Permission denied")
+    assert look("Qdrant").state == "failed"
+    assert look("model").state == "ok"
 
 
 def test_a_requested_but_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +285,7 @@ def test_the_clients_that_the_service_would_answer_are_reported(
     assert (check.state, says in check.found) == (state, True)
 
 
-@pytest.mark.parametrize(
-    ("address", "state"), [("127.0.0.1:1", "failed"), ("ray://127.0.0.1:1", "failed"), ("auto", "ok")]
-)
+@pytest.mark.parametrize(("address", "state"), [("127.0.0.1:1", "failed"), ("auto", "ok")])
 def test_a_cluster_that_does_not_listen_is_reported(address: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     check = look("Ray")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Mistake
-from viewfinder.cli.index import check_local_sources
+from tests.cli.conftest import Mistake, Viewfinder
+from viewfinder.cli.index import check_local_files, check_local_sources
 from viewfinder.cli.index_report import show_plan
 from viewfinder.errors import SourceError
 from viewfinder.indexing.report import IndexPlan
@@ -61,3 +61,26 @@ def test_a_mistake_is_one_clear_message(
     done = make_mistake(["index", *flags], environment)
     done.check_message(status, says)
     assert "not-the-secret" not in done.err, "a secret is never repeated"
+
+
+@pytest.mark.parametrize("suffix", ["photos", "list.csv", "captions.json"])
+def test_a_path_that_cannot_be_reached_is_named(suffix: str, forbidden: Path) -> None:
+    # Regression: a traceback of pathlib.
+    with pytest.raises(SourceError, match=rf"^'.*/forbidden/{suffix}' cannot be read: Permission denied\.$"):
+        check_local_sources([str(forbidden / suffix)])
+    with pytest.raises(SourceError, match=r"cannot be read: Permission denied\.$"):
+        check_local_files(None, (forbidden / suffix).as_uri())
+
+
+def test_a_source_that_cannot_be_reached_does_not_stop_the_others(forbidden: Path, tmp_path: Path) -> None:
+    check_local_sources([str(forbidden / "photos"), str(tmp_path)])
+
+
+def test_the_home_directory_of_an_unknown_user_is_named() -> None:
+    with pytest.raises(SourceError, match=r"The home directory in '~no-such-user/photos' does not exist"):
+        check_local_sources(["~no-such-user/photos"])
+
+
+def test_a_name_that_is_too_long_is_named(viewfinder: Viewfinder) -> None:
+    viewfinder("index", "x" * 300).check_message(2, "cannot be read: File name too long")
+    viewfinder("index", f"data:image/{'x' * 300}").check_message(2, "is not a source")

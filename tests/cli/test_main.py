@@ -1,6 +1,7 @@
 """The command line as a whole: help, version, mistakes, exit statuses, and response times."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -188,6 +189,17 @@ def test_an_interrupt_during_the_imports_has_no_traceback(monkeypatch: pytest.Mo
     monkeypatch.delitem(sys.modules, "viewfinder.cli.main")
     monkeypatch.setattr(sys, "meta_path", [_InterruptedImport(), *sys.meta_path])
     assert run_program() == 130
+
+
+def test_characters_that_the_terminal_lacks_are_escaped() -> None:
+    # Regression: a traceback instead of the name of an image.
+    code = (
+        "import viewfinder.cli.main as command; command.main = lambda: print('\u6d77.jpg')\n"
+        "from viewfinder.__main__ import main; main()"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.stdout, done.stderr) == (b"\\u6d77.jpg\n", b"")
 
 
 def test_the_console_script_is_the_module() -> None:

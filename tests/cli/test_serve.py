@@ -5,15 +5,22 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.cli.conftest import Viewfinder, program
 from tests.fixtures.services import Running
 from viewfinder.cli.entry import job
-from viewfinder.cli.serve import answer_while_starting, free_port, wait_for_interrupt
-from viewfinder.errors import ConfigurationError
+from viewfinder.cli.serve import _run_service, answer_while_starting, free_port, wait_for_interrupt
+from viewfinder.errors import ConfigurationError, StoreUnavailableError
+from viewfinder.models.checkpoint import locate
+from viewfinder.settings import Settings
+from viewfinder.store import StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +97,50 @@ def test_the_port_answers_503_with_the_phase_until_a_replica_is_ready(unused_por
         assert httpx.head(url).status_code == 503
         starting.close()
         assert [httpx.get(url).status_code for _ in range(20)] == [204] * 20
+
+
+def test_a_qdrant_that_does_not_run_is_reported(
+    viewfinder: Viewfinder, unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: the replica waited for it, and the command with it, for ever.
+    monkeypatch.setenv("VIEWFINDER_QDRANT_URL", "http://127.0.0.1:9")
+    done = viewfinder("serve", "--port", str(unused_port))
+    done.check_message(1, "http://127.0.0.1:9")
+    assert "Asking Qdrant ..." in done.err
+    assert "Starting Ray ..." not in done.err
+
+
+def test_the_port_answers_503_while_qdrant_is_asked(unused_port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
+        settings = Settings.load({}, qdrant_url=f"http://127.0.0.1:{silent.getsockname()[1]}", port=unused_port)
+        start = pool.submit(_run_service, settings, as_json=False)
+        silent.settimeout(60)
+        asked, _ = silent.accept()
+        answer = httpx.get(f"http://127.0.0.1:{unused_port}/v1/search")
+        silent.close()
+        asked.close()
+        with pytest.raises(StoreUnavailableError):
+            start.result(timeout=60)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"] == "The service is starting: asking Qdrant."
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_service_without_the_device_says_so(tiny_model: str, tmp_path: Path) -> None:
+    # Regression: the message of Ray Serve, that deploying the application had failed, and the advice to try again.
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with open_local(StoreAddress(data_dir=tmp_path)) as store:
+        store.collections.open("images", ModelIdentity.of(locate(tiny_model)))
+    environment = {"VIEWFINDER_DATA_DIR": str(tmp_path), "VIEWFINDER_DEVICE": "cuda"}
+    done = program(["serve", "--port", "0"], environment, timeout=850)
+    assert done.returncode == 1
+    (message,) = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert "on Ray Serve: The device 'cuda' is not available: torch" in message
+    assert "Choose one of these or 'auto' (VIEWFINDER_DEVICE). Ray's logs are in" in message
+    assert "Traceback" not in done.stderr
 
 
 @contextmanager

@@ -256,6 +256,24 @@ def test_a_proxy_is_not_asked_for_a_service_on_this_machine(ask: Ask, monkeypatc
         assert ask(server, "search", "a cat").hits[0].caption == "a cat"
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "socks://127.0.0.1:1/", "http://127.0.0.1:port"])
+def test_a_proxy_that_cannot_be_used_is_named(kind: type, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Regression: a traceback of httpx.
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(
+        ConfigurationError, match=r"ALL_PROXY.* cannot be used: .* unset the variable for this program\."
+    ):
+        kind("https://search.example.org")
+    kind("http://127.0.0.1:8000")  # without the proxy
+
+
+def test_authorities_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: .*No such file"):
+        Client("https://search.example.org")
+
+
 def public(kind: type) -> dict[str, inspect.Signature]:
     """The signatures of the public methods, without their return types."""
     methods = {name: each for name, each in inspect.getmembers(kind, callable) if not name.startswith("_")}

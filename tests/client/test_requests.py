@@ -76,7 +76,7 @@ def test_an_invalid_vector_is_refused(vector: Any) -> None:
         search_body({"vector": vector})
 
 
-@pytest.mark.parametrize("image", ["missing.jpg", ".", "a\0b"])
+@pytest.mark.parametrize("image", ["missing.jpg", ".", "a\0b", "~no-such-user/a.jpg"])
 def test_an_unreadable_image_is_named(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="cannot be read") as raised:

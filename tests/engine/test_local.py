@@ -43,6 +43,18 @@ def test_a_directory_is_indexed_and_found(local: Open, photos: Path, tiny_model:
     assert (stats.points, stats.model, stats.index, stats.collection) == (3, tiny_model, "images", result.collection)
 
 
+def test_the_directory_of_a_model_has_one_name_in_every_spelling(
+    local: Open, photos: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: a relative directory was recorded as it was given, and the index worked only from its parent.
+    monkeypatch.chdir(Path(tiny_model).parent)
+    with local(model_name=f"./{Path(tiny_model).name}") as engine:
+        engine.index_directory(photos, descriptions={})
+        assert engine.get_stats().model == tiny_model
+    monkeypatch.chdir("/")
+    assert local().index_directory(photos, descriptions={}).unchanged == 3
+
+
 def test_points_metadata_and_report_equal_those_of_a_job(local: Open, photos: Path, tmp_path: Path) -> None:
     engine = local()
     engine.index_directory(photos, descriptions={"a.jpg": "a red car"})

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.models import open_clip_tables
 from viewfinder.models.checkpoint import locate
-from viewfinder.models.registry import REGISTRY, ModelSpec, find
+from viewfinder.models.registry import REGISTRY, ModelSpec, canonical_name, find
 from viewfinder.testing.models import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -144,6 +144,30 @@ class TestFind:
         monkeypatch.chdir(directory.parent)
         assert Path(find("./tiny").directory) == directory.resolve()
         assert Path(find("tiny").directory) == directory.resolve()
+
+    @pytest.mark.parametrize("spelling", ["./tiny", "tiny", "tiny/", "other/../tiny", "~/tiny", "file://{directory}"])
+    def test_a_directory_has_one_name(self, spelling: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Regression: a relative name was recorded as it was given, and meant nothing in another directory.
+        monkeypatch.chdir(directory.parent)
+        monkeypatch.setenv("HOME", str(directory.parent))
+        name = find(spelling.format(directory=directory)).name
+        assert name == canonical_name(spelling.format(directory=directory)) == str(directory)
+        monkeypatch.chdir("/")
+        assert find(name).name == name
+
+    @pytest.mark.parametrize(
+        "name", ["demo", "ViT-B-32::openai", "hf-hub:org/name@v1", "ViT-B/32::openai", "./nowhere"]
+    )
+    def test_other_names_stay_as_they_are(self, name: str) -> None:
+        assert canonical_name(name) == name
+
+    def test_a_directory_that_cannot_be_entered_is_named(self, forbidden: Path) -> None:
+        with pytest.raises(UnknownModelError, match=r"forbidden/ckpt cannot be read: Permission denied\.$"):
+            find(str(forbidden / "ckpt"))
+
+    def test_the_home_directory_of_an_unknown_user_is_named(self) -> None:
+        with pytest.raises(UnknownModelError, match=r"'~no-such-user/ckpt': the home directory in it does not exist"):
+            find("~no-such-user/ckpt")
 
     @pytest.mark.parametrize(
         ("name", "message"),
@@ -405,8 +429,8 @@ class TestHub:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("ViT-L-14::openai", "could not be reached, and its cache on this machine lacks 'timm/vit_large"),
-            ("hf-hub:missing/model", "could not be reached, and its cache on this machine lacks 'missing/model'"),
+            ("ViT-L-14::openai", "and the cache on this machine lacks 'timm/vit_large"),
+            ("hf-hub:missing/model", "and the cache on this machine lacks 'missing/model'"),
             ("hf-hub:someone/other", "open_clip_config.json does not exist"),
             ("hf-hub:no//name", "'no//name' is not the name of a hub repository"),
         ],

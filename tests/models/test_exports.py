@@ -169,3 +169,8 @@ def test_a_directory_that_cannot_be_written_has_a_reason(tmp_path: Path) -> None
     assert Exports(tmp_path).writable(1000) is None
     assert "cannot be written" in str(Exports(tmp_path / "file").writable(1000))
     assert "MB free" in str(Exports(tmp_path).writable(2**60))
+
+
+def test_a_directory_that_cannot_be_entered_is_a_reason(forbidden: Path) -> None:
+    with pytest.raises(ExportMissingError, match="Permission denied"):
+        Exports(forbidden / "exports").find(MODEL)

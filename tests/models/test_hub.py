@@ -1,5 +1,9 @@
 """Downloads from the model hub, with a double of the hub."""
 
+import errno
+import os
+import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +12,7 @@ import pytest
 
 from viewfinder.backoff import Backoff
 from viewfinder.errors import UnknownModelError
-from viewfinder.models.hub import download
+from viewfinder.models.hub import Snapshot, download
 from viewfinder.models.registry import find
 
 COMMIT = "c" * 40
@@ -93,3 +97,51 @@ def test_a_name_may_end_in_a_revision() -> None:
     known = find("ViT-B-32::openai@main")
     assert (known.hub, known.revision, known.dimension) == (find("ViT-B-32::openai").hub, "main", 512)
     assert find("ViT-B-32::openai").revision == ""
+
+
+def failing(error: Exception) -> Snapshot:
+    def snapshot(repository: str, *, allow_patterns: list[str], revision: str | None, local_files_only: bool) -> str:
+        raise error
+
+    return snapshot
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_cache_that_cannot_be_written_is_named(number: int, tmp_path: Path) -> None:
+    # Regression: the hub "could not be reached".
+    full = RuntimeError("data processing error")
+    full.__cause__ = OSError(number, os.strerror(number), "/cache/blobs/x.incomplete")
+    error = OSError("download failed")
+    error.__cause__ = full
+    with pytest.raises(UnknownModelError, match="lacks 'o/n'") as raised:
+        download("m", "o/n", ["a.json"], None, snapshot=failing(error))
+    assert f"(a.json), and {tmp_path} cannot be written ({os.strerror(number)})." in str(raised.value)
+    assert "could not be reached" not in str(raised.value)
+
+
+def test_why_the_hub_cannot_be_reached_is_said() -> None:
+    error = OSError("the request failed")
+    error.__cause__ = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    with pytest.raises(
+        UnknownModelError, match=r"could not be reached \(\[Errno 111\] Connection refused\), and the cache"
+    ):
+        download("m", "o/n", ["a.json"], None, snapshot=failing(error))
+    refused = RefusedError(403)
+    with pytest.raises(UnknownModelError, match=r"could not be reached \(status 403\), and the cache"):
+        download("m", "o/n", ["a.json"], None, snapshot=failing(refused))
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9/"])
+def test_a_proxy_that_cannot_be_used_is_named(proxy: str, tmp_path: Path) -> None:
+    # Regression: a traceback of the hub's HTTP library.
+    program = "from viewfinder.models.hub import download; download('m', 'o/n', ['a.json'], None)"
+    environment = {**os.environ, "ALL_PROXY": proxy, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert "ConfigurationError: Model 'm': the Hugging Face hub cannot be asked. ALL_PROXY" in last
+    assert "unset the variable for this program." in last
+
+
+def test_another_error_is_not_translated() -> None:
+    with pytest.raises(ValueError, match="a defect"):
+        download("m", "o/n", ["a.json"], None, snapshot=failing(ValueError("a defect")))

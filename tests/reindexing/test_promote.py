@@ -66,6 +66,12 @@ def test_another_program_at_that_address_is_ignored(answer: object) -> None:
         assert not wait_for_service(url, "new", timeout_s=60)
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://127.0.0.1:port"])
+def test_a_proxy_that_cannot_be_used_does_not_fail_the_change(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    assert not wait_for_service("http://search.example.org", "new", timeout_s=60)
+
+
 def test_a_missing_service_is_ignored() -> None:
     assert not wait_for_service("http://127.0.0.1:9", "new", timeout_s=60)
 

@@ -123,6 +123,22 @@ def test_without_an_option_or_a_setting_the_live_model_stays(
     assert wanted_model(ReindexOptions(model=option), Settings.load({}, model=setting), "live") == wanted
 
 
+def test_a_directory_has_one_name_in_every_spelling(
+    index: Index, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Regression: a relative directory was recorded as it was given.
+    other = Path(index.models[1])
+    monkeypatch.chdir(other.parent)
+    monkeypatch.setenv("VIEWFINDER_MODEL", other.name)
+    assert index.reindex("--model", f"./{other.name}") == 0
+    assert index.live.metadata.model_name == str(other)
+    assert "or the next run without --model" not in caplog.text
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("VIEWFINDER_MODEL", str(other))
+    assert index.reindex() == 0
+    assert index.summary["counts"]["unchanged"] == 12
+
+
 def test_when_model_changed_ignores_changed_objects(index: Index) -> None:
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     assert index.reindex("--when-model-changed", "--model", index.models[0]) == 0

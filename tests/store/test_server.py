@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from viewfinder.backoff import Backoff
-from viewfinder.errors import StoreError, StoreUnavailableError
+from viewfinder.errors import ConfigurationError, StoreError, StoreUnavailableError
 from viewfinder.settings import Settings
 from viewfinder.store import PointBatch, Store, StoreAddress, connect
 from viewfinder.store.records import StoredPoint
@@ -149,6 +149,13 @@ def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     write(open_store(double.url, attempts=False))
+
+
+def test_a_proxy_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Regression: a traceback of httpx.
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(ConfigurationError, match=r"ALL_PROXY.* cannot be used: Using SOCKS proxy"):
+        ServerClient(StoreAddress(tmp_path, url="http://qdrant.example.org:6333"))
 
 
 def test_retry_after_is_respected(double: QdrantDouble, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ DECODE_S_PER_MB = 0.0070
 CPU_ENCODE_GFLOPS = 92.0
 # Measured against an endpoint on the same machine, whose CPU time is included: 1,000 objects/s on two cores.
 FETCH_S = 0.002
-# Measured (`batching` in benchmarks/out/results.json): searches/s of a replica with one core, each text new.
+# Measured (`batching` on torch, float32): searches/s of a replica with one core, each text new.
 REPLICA_QPS = 45.0
 # Measured: points/s of 512 dimensions that one core of a job sends by REST.
 WRITTEN_POINTS_PER_S = 20_000.0

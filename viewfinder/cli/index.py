@@ -142,7 +142,7 @@ def check_local_sources(sources: Sequence[str]) -> None:
     """Raise `SourceError` if a file cannot be a source, or if each source is a path that does not exist."""
     for text in sources:
         path = Path(file_path(canonical_uri(text)))
-        if path.suffix.lower() in _NOT_SOURCES and path.is_file():
+        if path.suffix.lower() in _NOT_SOURCES and _is_file(path):
             raise SourceError(
                 f"{str(path)!r} is neither an image nor a list of URIs. A list is a table with a column 'uri', such as "
                 "a CSV, TSV, JSONL or Parquet file. Captions go to --captions."
@@ -152,11 +152,20 @@ def check_local_sources(sources: Sequence[str]) -> None:
 
 
 def check_local_files(*texts: str | None) -> None:
-    """Raise `SourceError` for a path that does not exist, before any slow import. None and `s3://` are not checked."""
+    """Raise `SourceError` for a path that does not exist or cannot be reached, before any slow import.
+
+    None and `s3://` are not checked.
+    """
     for text in texts:
         if text is None or _exists(text):
             continue
-        path = Path(file_path(canonical_uri(text)) if "://" in text else text).expanduser()
+        path = _typed_path(text)
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise SourceError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
         siblings = [each.name for each in path.absolute().parent.glob("*")]
         near = get_close_matches(path.name, siblings, n=1)
         hint = f" Did you mean {str(path.with_name(near[0]))!r}?" if near else ""
@@ -166,7 +175,27 @@ def check_local_files(*texts: str | None) -> None:
 def _exists(text: str) -> bool:
     """True for `s3://`, and for a path that exists in any spelling."""
     uri = canonical_uri(text)
-    return uri.startswith("s3://") or any(Path(file_path(each)).exists() for each in spellings(uri))
+    return uri.startswith("s3://") or any(_is_there(Path(file_path(each))) for each in spellings(uri))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # below a directory that may not be entered, or too long
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    return _is_there(path) and path.is_file()
+
+
+def _typed_path(text: str) -> Path:
+    """Return the path as it was given. Raises `SourceError` for the home directory of an unknown user."""
+    path = Path(file_path(canonical_uri(text)) if "://" in text else text)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise SourceError(f"The home directory in {text!r} does not exist on this machine.") from error
 
 
 def _run_index(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:

@@ -47,7 +47,7 @@ def examples(*lines: str, statuses: str = EXIT_STATUSES) -> str:
 def parse_source(text: str) -> str:
     """Parse a source of images: `s3://bucket[/prefix]`, `file://` or a path. Refuses misspelled schemes."""
     match = _SCHEME.fullmatch(text) or _SCHEME_WITHOUT_COLON.fullmatch(text)
-    if match is None or text.lower().startswith(("s3://", "file://")) or Path(text).exists():
+    if match is None or text.lower().startswith(("s3://", "file://")) or _is_path(text):
         return text
     scheme = match["scheme"].lower()
     near = scheme if scheme in _SCHEMES else next(iter(get_close_matches(scheme, _SCHEMES, n=1, cutoff=0.5)), None)
@@ -56,12 +56,19 @@ def parse_source(text: str) -> str:
     raise typer.BadParameter(f"{text!r} is not a source; did you mean {near}://{match['rest']}?")
 
 
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # too long, or below a directory that may not be entered
+        return False
+
+
 def model_name(text: str) -> str:
-    """Parse the name of a model. Raises `UnknownModelError` with the closest name."""
+    """Parse the name of a model; a directory becomes absolute. Raises `UnknownModelError` with the closest name."""
     # Without the packages of the extra `local`, open_clip's names are not known here, but to the server.
     with suppress(ModuleNotFoundError):
         if not text.startswith(HUB_PREFIX):
-            find(text)
+            return find(text).name
     return text
 
 
@@ -185,7 +192,8 @@ def join_ray_address(args: Sequence[str]) -> list[str]:
         following = args[position + 1] if position + 1 < len(args) else ""
         if args[position] != "--ray":
             joined.append(args[position])
-        elif RAY_ADDRESS_PATTERN.fullmatch(following):  # any other text is a separate argument
+        # Any other text is a separate argument; an address of Ray Client is refused with the settings.
+        elif RAY_ADDRESS_PATTERN.fullmatch(following) or following.startswith("ray://"):
             joined.append(f"--ray={following}")
             next(rest)
         else:

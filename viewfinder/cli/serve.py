@@ -133,13 +133,18 @@ def _run_service(settings: Settings, *, as_json: bool) -> None:
             from viewfinder.cluster.session import start_ray
             from viewfinder.models.cpu import cpu_cores
             from viewfinder.service.serving import build, serving
-            from viewfinder.store import StoreAddress
+            from viewfinder.store import StoreAddress, connect
 
+        address = StoreAddress.of(settings)
+        if address.url is not None:
+            begin("asking Qdrant")
+            with connect(address) as store:
+                store.check()  # a replica would wait for it without end
         application = build(settings)  # refuses a service without keys on a public address before anything is started
         begin("starting Ray")
         with (
             start_ray(
-                StoreAddress.of(settings),
+                address,
                 ray_address=settings.ray_address,
                 num_cpus=max(_MINIMUM_CPUS, cpu_cores()),
                 include_dashboard=False,

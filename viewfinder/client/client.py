@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import httpx
 
-from viewfinder.addresses import is_loopback
+from viewfinder.addresses import is_loopback, proxy_problem
 from viewfinder.client.calls import Calls
 from viewfinder.client.protocol import (
     Answer,
@@ -50,6 +50,7 @@ from viewfinder.client.results import (
     Stats,
     Takedown,
 )
+from viewfinder.errors import ConfigurationError
 from viewfinder.settings import DEFAULT_SERVER, Settings
 
 T = TypeVar("T")
@@ -72,8 +73,15 @@ class _AnyClient(Generic[Http]):
         retries: int = 3,
     ) -> None:
         self._calls = Calls(server, api_key, timeout_s, retries, self._draw, index=index)
-        # HTTP_PROXY is not meant for calls to this machine.
-        self._http: Http = self._transport(trust_env=not is_loopback(server))
+        try:
+            # HTTP_PROXY is not meant for calls to this machine.
+            self._http: Http = self._transport(trust_env=not is_loopback(server))
+        except OSError as error:  # a file of certificate authorities
+            raise ConfigurationError(f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: {error}.") from error
+        except Exception as error:
+            if (problem := proxy_problem(error)) is None:
+                raise
+            raise ConfigurationError(problem) from error
 
     @classmethod
     def of(cls, settings: Settings, *, timeout_s: float = 30.0, retries: int = 3) -> Self:

@@ -224,8 +224,8 @@ def image_bytes(image: ImageInput) -> bytes:
         raise TypeError(f"an image is a path or the bytes of a file, not {type(image).__name__}")
     try:
         return Path(image).expanduser().read_bytes()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: the home directory of an unknown user
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise ConfigurationError(f"The image {os.fspath(image)!r} cannot be read: {why}.") from error
 
 

@@ -1,5 +1,6 @@
 """Connect a program to Ray: to the cluster it was submitted to, to the store holder's Ray, or to a new one."""
 
+import importlib.util
 import logging
 import os
 import re
@@ -17,7 +18,9 @@ from typing import Any, Self
 
 from viewfinder.cluster.resources import CORES_RESOURCE
 from viewfinder.errors import ConfigurationError, StoreBusyError, ViewfinderError
+from viewfinder.extras import install
 from viewfinder.models.cpu import cpu_cores
+from viewfinder.ray_directory import ray_directory
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress, connect, open_shared
 from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy_error, store_directory, try_lock
@@ -33,6 +36,10 @@ _START_WAIT_S = 90.0
 _START_ATTEMPTS = 3
 # Variables that decide how a worker reaches objects and model weights: `AWS_PROFILE`, `HF_TOKEN`, `https_proxy`.
 _ACCESS_VARIABLE = re.compile(r"(AWS|HF|SSL_CERT)_.*|.*_(PROXY|CA_BUNDLE)", re.IGNORECASE)
+_ANSWER_TIMEOUT_S = 5.0
+# Clusters answer it with a frame of bytes, other servers with a text: the dashboard with 'HTTP/1.0 400 Bad Request'.
+_HTTP_2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_JOIN_ADVICE = "Start one with 'ray start --head', or unset RAY_ADDRESS to run on this machine."
 # The address of a new Ray on this machine.
 LOCAL = "local"
 # Ray prints INFO lines on standard error unless it is told not to.
@@ -80,7 +87,9 @@ def store_of(settings: Settings) -> Iterator[Store]:
         with connect(address) as store:
             store.check()  # a person waits, so an unreachable server is reported now, not after minutes of retries
             yield store
-    elif _needs_ray(store_directory(address.data_dir)):
+    elif _needs_ray(directory := store_directory(address.data_dir)):
+        if importlib.util.find_spec("ray") is None:
+            raise StoreBusyError(f"{busy_error(directory)} To reach it through that Ray: {install('all')}.")
         with start_ray(address, ray_address=settings.ray_address), connect(address) as store:
             yield store
     else:
@@ -164,7 +173,7 @@ def start_ray(
     For the embedded store, a holder with this program's code is started if none runs; not on a new Ray without
     `with_holder`, where this program holds the store. A Ray that this process has already joined is used as it is.
     Raises `StoreBusyError`, which names the holder, if another process holds the directory for longer than
-    `lock_wait_s`.
+    `lock_wait_s`, `ConfigurationError` if `ray_address` cannot be joined, and `ViewfinderError` if no Ray starts here.
     """
     import ray
 
@@ -176,8 +185,7 @@ def start_ray(
         if ray.is_initialized():
             return RaySession(address, owned=False, joined=False)
         if ray_address:
-            _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
+            _join(ray_address)
         else:
             _start_own(options)
         return RaySession(address, owned=ray_address is None, joined=True)
@@ -187,8 +195,7 @@ def start_ray(
     with _locked(directory / "start.lock", _START_WAIT_S, "Another viewfinder program is still starting on it."):
         owned, joined = False, not ray.is_initialized()
         if joined and ray_address:
-            _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
+            _join(ray_address)
         elif joined and not _join_holder(directory, lock_wait_s):
             _start_own(options)
             owned = True
@@ -225,42 +232,99 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
         time.sleep(0.2)
 
 
-def _check_answers(ray_address: str | None) -> None:
-    """Raise `ConfigurationError` if nothing listens there; Ray itself would retry for minutes."""
-    host, _, port = (ray_address or "").rpartition(":")
-    if not host or "/" in host or not port.isdecimal():  # `auto`, `local`, `ray://...`: left to Ray
-        return
+def _join(ray_address: str) -> None:
+    """Join a cluster; raise `ConfigurationError` if that is not possible."""
+    _check_answers(ray_address)
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
+        _init(address=ray_address)
+    except _NotStartedError as error:
         raise ConfigurationError(
-            f"RAY_ADDRESS: no Ray cluster answers at {ray_address!r} ({error}). Start one with 'ray start --head', or "
-            "unset RAY_ADDRESS to run on this machine."
+            f"RAY_ADDRESS: the Ray cluster at {ray_address!r} cannot be joined: {error} It must run the same versions "
+            "of Ray and Python as this program, and may need its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH). "
+            f"{_JOIN_ADVICE}"
         ) from error
 
 
-def _start_own(options: Mapping[str, Any]) -> None:
-    import ray
+def _check_answers(ray_address: str) -> None:
+    """Raise `ConfigurationError` if no cluster can be there: nothing listens, or it answers with a text.
 
+    Ray itself would try for minutes.
+    """
+    host, _, port = ray_address.rpartition(":")
+    if not host or not port.isdecimal():  # `auto`: left to Ray
+        return
+    answer = b""
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_TIMEOUT_S) as connection,
+            suppress(TimeoutError, ConnectionError),  # with TLS it does not answer this, or ends the connection
+        ):
+            connection.sendall(_HTTP_2_PREFACE)
+            answer = connection.recv(5)
+    except OSError as error:
+        raise ConfigurationError(
+            f"RAY_ADDRESS: no Ray cluster answers at {ray_address!r} ({error}). {_JOIN_ADVICE}"
+        ) from error
+    if answer and answer.decode("latin-1").isprintable():
+        raise ConfigurationError(
+            f"RAY_ADDRESS: no Ray cluster answers at {ray_address!r}, but another program, such as the cluster's "
+            f"dashboard. The cluster has another port: {host}:6379 if it was started with the default one."
+        )
+
+
+def _start_own(options: Mapping[str, Any]) -> None:
+    """Start a Ray on this machine; raise `ViewfinderError` if it does not start."""
     for left in reversed(range(_START_ATTEMPTS)):
         try:
             # Without an address, ray.init() would join any cluster that it finds on the machine.
-            ray.init(address=LOCAL, namespace=NAMESPACE, **{**_QUIET, **options})
+            _init(address=LOCAL, **options)
             return
-        except Exception as error:
-            if type(error) is not Exception:  # Ray raises a bare Exception if a node does not start in time
-                raise
+        except _NotStartedError as error:
             # Ray waits half a minute for its daemons, which is too short on a busy machine.
-            if not left:
-                raise ViewfinderError(
-                    f"Ray did not start on this machine: {error} Try again when the machine is less busy, or name a "
-                    "running cluster in RAY_ADDRESS."
-                ) from error
+            if error.may_pass and left:
+                continue
+            raise ViewfinderError(f"Ray did not start on this machine: {error} {error.advice}") from error
+
+
+class _NotStartedError(Exception):
+    """Ray could not be started or joined; `may_pass` if the machine was too busy."""
+
+    def __init__(self, error: Exception) -> None:
+        # Some messages have several lines, such as those about versions.
+        super().__init__(f"{' '.join(str(error).split()).rstrip('.') or type(error).__name__}.")
+        self.may_pass = type(error) is Exception  # as Ray raises if a node does not start in time
+        self.advice = _start_advice(error)
+
+
+def _init(**options: Any) -> None:
+    """Call `ray.init`; raise `_NotStartedError` for every error of it that is not one of this program."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(namespace=NAMESPACE, **{**_QUIET, **options})
+    except Exception as error:
+        if isinstance(error, (OSError, RuntimeError, ValueError, RayError)) or type(error) is Exception:
+            raise _NotStartedError(error) from error
+        raise
+
+
+def _start_advice(error: Exception) -> str:
+    """Return what to do if Ray does not start on this machine."""
+    if "AF_UNIX" in str(error):
+        return f"Its sockets lie in {ray_directory()}: set RAY_TMPDIR to a directory with a shorter path, such as /tmp."
+    of_home = isinstance(error, OSError) and ".ray" in Path(str(error.filename)).parts
+    if of_home or "home directory" in str(error):
+        return (
+            "Ray keeps the token of its clusters in ~/.ray: set HOME to a directory that can be written, or "
+            "RAY_AUTH_TOKEN_PATH to a file with a token."
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"Its files lie in {ray_directory()}: make it writable, or set RAY_TMPDIR to another directory."
+    return "Try again when the machine is less busy, or name a running cluster in RAY_ADDRESS."
 
 
 def _join_ray_of_holder(holder: Holder) -> bool:
-    import ray
-
     if holder.ray_address is None or holder.host != socket.gethostname():
         return False
     host, _, port = holder.ray_address.rpartition(":")
@@ -268,9 +332,8 @@ def _join_ray_of_holder(holder: Holder) -> bool:
         # Ray itself would try a dead address for half a minute.
         socket.create_connection((host, int(port)), timeout=2).close()
         _enable_token()
-        environment = {"worker_process_setup_hook": _adopting_own_access()}
-        ray.init(address=holder.ray_address, namespace=NAMESPACE, runtime_env=environment, **_QUIET)
-    except (OSError, RuntimeError) as error:
+        _init(address=holder.ray_address, runtime_env={"worker_process_setup_hook": _adopting_own_access()})
+    except (OSError, _NotStartedError) as error:
         logger.info("The holder of the embedded store cannot be joined (%s): %s", holder, error)
         return False
     return True

@@ -72,7 +72,7 @@ class LocalIndex:
         """Open the store. The model is loaded, and downloaded if necessary, on first use."""
         address = StoreAddress.of(settings)
         if model_name is not None:
-            find(model_name)  # report a misspelled name before opening the store
+            model_name = find(model_name).name  # reports a misspelled name before the store is opened
         store = open_shared(address) if address.url is None else connect(address)
         try:
             live = store.collections.live(settings.index)

@@ -13,7 +13,7 @@ from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
 from viewfinder.models import open_clip_tables
 from viewfinder.models.exports import Exports
-from viewfinder.models.hub import ADVICE, download, is_commit
+from viewfinder.models.hub import ADVICE, cached, download, is_commit
 from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
 # Part of every fingerprint. Raise it only when vectors change by more than 1e-3: every index must then be rebuilt.
@@ -116,13 +116,18 @@ def _locate_directory(spec: ModelSpec, digest: str | None) -> Checkpoint:
 def _locate_open_clip(spec: ModelSpec, digest: str | None) -> Checkpoint:
     arch = spec.arch.replace("/", "-")
     architecture = open_clip_tables.architecture(arch)
-    tag = open_clip_tables.pretrained(arch)[open_clip_tables.normalized_tag(spec.tag)]
+    tag = _published(spec)
     if tag.get("quick_gelu"):
         # The weights were trained with QuickGELU. open_clip.create_model only warns and uses GELU, which costs
         # accuracy; this is the same as its force_quick_gelu=True or the architecture ARCH-quickgelu.
         architecture["quick_gelu"] = True
-    repository, _, filename = tag["hf_hub"].rpartition("/")  # ORG/NAME/FILE, with an empty FILE for the default name
+    repository, _, filename = tag["hf_hub"].rpartition("/")
     return _checkpoint(spec, architecture, tag, _download_weights(spec, repository, filename), digest)
+
+
+def _published(spec: ModelSpec) -> dict[str, Any]:
+    """Return open_clip's record of the weights; its `hf_hub` is ORG/NAME/FILE, with an empty FILE for the default."""
+    return open_clip_tables.pretrained(spec.arch.replace("/", "-"))[open_clip_tables.normalized_tag(spec.tag)]
 
 
 def _locate_hub(spec: ModelSpec, digest: str | None) -> Checkpoint:
@@ -288,12 +293,33 @@ def _intact(name: str, path: Path) -> Path:
     return path
 
 
+def cached_weights(spec: ModelSpec, revisions: Mapping[str, str]) -> Path | None:
+    """Return the weights of a hub repository in this machine's cache, None if it lacks them. Needs no request.
+
+    `revisions` as of `locate`. Raises `UnknownModelError` for a name that no repository can have.
+    """
+    repository, filename = spec.hub, ""
+    if spec.arch:
+        repository, _, filename = _published(spec)["hf_hub"].rpartition("/")
+    revision = revisions.get(repository) or spec.revision or None
+    for each in _hub_names(filename):
+        folder = cached(spec.name, repository, [each], revision)
+        if folder is not None and (folder / each).is_file():
+            return folder / each
+    return None
+
+
+def _hub_names(filename: str) -> list[str]:
+    """Return the names of the weights in a hub repository: safetensors first, as open_clip does."""
+    if filename:
+        return [str(Path(filename).with_suffix(".safetensors")), filename]
+    return [_WEIGHTS_NAMES[0], _WEIGHTS_NAMES[2]]
+
+
 def _download_weights(spec: ModelSpec, repository: str, filename: str) -> Path:
     name = spec.name
-    names = [_WEIGHTS_NAMES[0], _WEIGHTS_NAMES[2]]
-    if filename:
-        names = [str(Path(filename).with_suffix(".safetensors")), filename]
-    for each in names:  # safetensors first, as open_clip does
+    names = _hub_names(filename)
+    for each in names:
         path = _download(spec, repository, [each]) / each
         if path.is_file():
             return _intact(name, path)

@@ -94,9 +94,9 @@ class Exports:
         directory = self._directory / _name(fingerprint)
         if (failure := self._failure(fingerprint)) is not None:
             raise ExportMissingError(f"its export failed: {failure}", retry=False)
-        if not directory.exists():
-            raise ExportMissingError("it has not been exported on this machine")
         try:
+            if not directory.exists():
+                raise ExportMissingError("it has not been exported on this machine")
             manifest = Manifest.load(directory)
             damaged = _damaged(directory, manifest.files)
         except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """Files of models on the Hugging Face hub, in this machine's cache."""
 
 import contextlib
+import errno
 import fcntl
 import re
 import tempfile
@@ -8,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from viewfinder.addresses import proxy_problem
 from viewfinder.backoff import Backoff
-from viewfinder.errors import UnknownModelError, ViewfinderError
+from viewfinder.errors import ConfigurationError, UnknownModelError, ViewfinderError
 
 ADVICE = (
     "Name a local checkpoint directory instead, or fill the cache where the hub can be reached and copy it here: "
@@ -18,6 +20,7 @@ ADVICE = (
 # The hub refuses a client for up to five minutes after too many requests.
 _RETRY = Backoff(deadline_s=600.0, first_s=1.0, maximum_s=60.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
@@ -62,6 +65,23 @@ def download(
         return retry(lambda: _unless_busy(name, repository, fetch), retry_on=(HubBusyError,))
 
 
+def cached(
+    name: str, repository: str, files: Sequence[str], revision: str | None, *, snapshot: Snapshot | None = None
+) -> Path | None:
+    """Return the directory that `download` would return, if the cache has it. Needs no request.
+
+    Some of `files` may be missing in it. Raises `UnknownModelError`.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    get = snapshot or _snapshot_download
+    with _translated(name, repository, files, revision):
+        try:
+            return Path(get(repository, allow_patterns=list(files), revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return None
+
+
 def is_commit(revision: str) -> bool:
     """Return True for the hash of a commit, which names the same files for ever."""
     return _COMMIT.fullmatch(revision) is not None
@@ -84,8 +104,7 @@ def _unless_busy(name: str, repository: str, fetch: Callable[[], Path]) -> Path:
     try:
         return fetch()
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in _causes(error):
             response: Any = getattr(cause, "response", None)
             if getattr(response, "status_code", None) in _TRANSIENT_STATUSES:
                 busy = HubBusyError(
@@ -94,7 +113,6 @@ def _unless_busy(name: str, repository: str, fetch: Callable[[], Path]) -> Path:
                 with contextlib.suppress(KeyError, TypeError, ValueError):  # absent, or a date
                     busy.retry_after_s = float(response.headers["Retry-After"])
                 raise busy from error
-            cause = cause.__cause__ or cause.__context__
         raise
 
 
@@ -130,10 +148,43 @@ def _translated(name: str, repository: str, files: Sequence[str], revision: str 
         ) from error
     except (OSError, transport_error) as error:
         at = f" at {revision!r}" if revision else ""
+        lacks = f"the cache on this machine lacks {repository!r}{at} ({', '.join(files[:2])})"
+        if (unwritable := _unwritable(error)) is not None:
+            raise UnknownModelError(f"Model {name!r}: {lacks}, and {unwritable}. {ADVICE}") from error
         raise UnknownModelError(
-            f"Model {name!r}: the Hugging Face hub could not be reached, and its cache on this machine lacks "
-            f"{repository!r}{at} ({', '.join(files[:2])}). {ADVICE}"
+            f"Model {name!r}: the Hugging Face hub could not be reached ({_cause(error)}), and {lacks}. {ADVICE}"
         ) from error
+    except Exception as error:
+        if (problem := proxy_problem(error)) is None:
+            raise
+        raise ConfigurationError(f"Model {name!r}: the Hugging Face hub cannot be asked. {problem}") from error
+
+
+def _unwritable(error: Exception) -> str | None:
+    """Return why the cache cannot be written, if that is the error."""
+    from huggingface_hub import constants
+
+    for each in _causes(error):
+        if isinstance(each, OSError) and each.errno in _UNWRITABLE:
+            return f"{constants.HF_HUB_CACHE} cannot be written ({each.strerror})"
+    return None
+
+
+def _cause(error: Exception) -> str:
+    """Return the first line of the error that caused this one, or the status of an answer."""
+    for each in _causes(error):
+        if (status := getattr(getattr(each, "response", None), "status_code", None)) is not None:
+            return f"status {status}"
+    *_, first = _causes(error)
+    return next(iter(str(first).splitlines()), "") or type(first).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,7 +158,8 @@ REGISTRY: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec i
 def find(name: str) -> ModelSpec:
     """Return the model of this name: from the registry, `ARCH::TAG` of open_clip, `hf-hub:ORG/NAME`, or a directory.
 
-    The first three may end in `@REVISION`, a branch, tag or commit of the hub repository. Uses no network.
+    The first three may end in `@REVISION`, a branch, tag or commit of the hub repository. The name of a directory is
+    its absolute path, so that it is the same for a program in another directory. Uses no network.
     Raises `UnknownModelError` with the closest known name.
     """
     if name in REGISTRY:
@@ -170,16 +172,38 @@ def find(name: str) -> ModelSpec:
         return ModelSpec(name, hub=name.removeprefix(HUB_PREFIX))
     if "::" in name:
         return _open_clip_pair(name)
-    directory = Path(name.removeprefix("file://")).expanduser()
-    if directory.is_dir():
+    if (directory := _directory(name)) is not None:
         architecture, _ = read_config(name, directory / CONFIG_NAME)
-        return ModelSpec(name, **_architecture_sizes(architecture), directory=str(directory.resolve()))
+        return ModelSpec(str(directory), **_architecture_sizes(architecture), directory=str(directory.resolve()))
     if "/" in name or name.startswith((".", "~")):
         raise UnknownModelError(
             f"Unknown model {name!r}: there is no such directory. A local model is a directory that contains "
             f"{CONFIG_NAME} and the weights; a model of the Hugging Face hub is named {HUB_PREFIX}ORG/NAME."
         )
     raise UnknownModelError(f"Unknown model {name!r}.{_closest(name, REGISTRY)} List them with 'viewfinder models'.")
+
+
+def canonical_name(name: str) -> str:
+    """Return the name that `find` gives the model; one that it does not know is returned as it is."""
+    try:
+        return find(name).name
+    except UnknownModelError:
+        return name
+
+
+def _directory(name: str) -> Path | None:
+    """Return the absolute path of a local directory; None if there is none. Symbolic links are not resolved."""
+    path = Path(name.removeprefix("file://"))
+    try:
+        # pathlib cannot normalise `..` without resolving links.
+        path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100
+        return path if path.is_dir() else None
+    except RuntimeError as error:
+        raise UnknownModelError(
+            f"Unknown model {name!r}: the home directory in it does not exist on this machine."
+        ) from error
+    except OSError as error:
+        raise UnknownModelError(f"Unknown model {name!r}: {path} cannot be read: {error.strerror}.") from error
 
 
 def _open_clip_pair(name: str) -> ModelSpec:

@@ -115,7 +115,7 @@ def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE
         except httpx.TransportError as error:
             logger.info("No service answers at %s (%s); running services will switch by themselves", server, error)
             return False
-        except (ValueError, AttributeError):  # not a viewfinder service
+        except (ValueError, AttributeError, ImportError, httpx.InvalidURL):  # no viewfinder service, or a wrong proxy
             return False
         time.sleep(_POLL_S)
     logger.warning("The service at %s did not switch within %g s; its answer: %r", server, timeout_s, answered)

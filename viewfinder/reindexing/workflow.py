@@ -26,6 +26,7 @@ from viewfinder.indexing.report import Report, joined
 from viewfinder.indexing.run import Indexer, delete_taken_down
 from viewfinder.indexing.running import begin, end
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.registry import canonical_name
 from viewfinder.reindexing import build
 from viewfinder.reindexing.archived import LossRefusedError, check_loss
 from viewfinder.reindexing.options import ReindexOptions
@@ -303,7 +304,7 @@ class _Reindex:
     def _warn_of_other_model(self, live: Checkpoint) -> None:
         """Warn if the next run without --model would change the index back."""
         options = self._options
-        following = wanted_model(replace(options, model=None), self._settings, live.name)
+        following = canonical_name(wanted_model(replace(options, model=None), self._settings, live.name))
         if options.model is not None and following not in (options.model, live.name):
             logger.warning(
                 "VIEWFINDER_MODEL is %r. Set it to %r, or the next run without --model will change the index back.",

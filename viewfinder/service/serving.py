@@ -1,6 +1,7 @@
 """Running the service on the Ray that this process has joined: `viewfinder serve`."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
-from viewfinder.errors import ConfigurationError, ViewfinderError
+from viewfinder.errors import ConfigurationError, ViewfinderError, as_sentences
 from viewfinder.ray_directory import ray_directory
 from viewfinder.service.app import application, require_keys_or_loopback
 from viewfinder.settings import Settings
@@ -20,6 +21,8 @@ APPLICATION = "viewfinder"
 # Name and namespace of the actor that controls Ray Serve.
 _CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")
 _SHUTDOWN_S = 30.0
+# At the beginning of the last line of a traceback.
+_ERROR_CLASS = re.compile(r"^(\w+\.)+\w*(Error|Exception): ")
 
 
 def build(settings: Settings) -> Application:
@@ -74,7 +77,20 @@ def translate_start_errors() -> Iterator[None]:
     except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
         # Only the first line: Serve appends the traceback of the replica.
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ViewfinderError(
-            f"The service did not start on Ray Serve: {reason} Try again when the machine is less busy. Ray's logs are "
-            f"in {ray_directory()}/session_latest/logs/serve."
-        ) from error
+        if (of_replica := why_not_deployed()) is not None:
+            reason = of_replica
+        elif isinstance(error, TimeoutError):
+            reason = as_sentences(reason, "Try again when the machine is less busy.")
+        logs = f"Ray's logs are in {ray_directory()}/session_latest/logs/serve."
+        raise ViewfinderError(as_sentences(f"The service did not start on Ray Serve: {reason}", logs)) from error
+
+
+def why_not_deployed() -> str | None:
+    """Return the error of a replica that could not start: Serve's own names none."""
+    if not ray.is_initialized():  # otherwise `serve.status` would start a Ray
+        return None
+    with suppress(RayError, RayServeException, RuntimeError, KeyError):
+        for deployment in serve.status().applications[APPLICATION].deployments.values():
+            if lines := [line.strip() for line in deployment.message.splitlines() if line.strip()]:
+                return _ERROR_CLASS.sub("", lines[-1])
+    return None

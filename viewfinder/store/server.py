@@ -18,8 +18,14 @@ from qdrant_client.context_headers import headers
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from viewfinder import tracing
-from viewfinder.addresses import is_loopback
-from viewfinder.errors import CollectionMissingError, StoreError, StoreTimeoutError, StoreUnavailableError
+from viewfinder.addresses import is_loopback, proxy_problem
+from viewfinder.errors import (
+    CollectionMissingError,
+    ConfigurationError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from viewfinder.store.connection import StoreAddress
 
 logger = logging.getLogger(__name__)
@@ -74,20 +80,25 @@ class ServerClient:
         local = is_loopback(url)
         if self._address.api_key and url.startswith("http://") and not local:
             logger.warning("The API key goes to %s unencrypted; use https.", url if prefer_grpc else self._address)
-        return QdrantClient(
-            url=url,
-            prefer_grpc=prefer_grpc,
-            grpc_port=urlsplit(url).port or GRPC_PORT,
-            timeout=self._answer_s,
-            # The same as `api_key=`, without its warning for every client of a loopback address.
-            headers={"api-key": self._address.api_key} if self._address.api_key else None,
-            # `Store.check` does this; the client would check in a thread and only log a warning.
-            check_compatibility=False,
-            verify=_tls_context(),
-            # HTTP_PROXY is for other machines.
-            trust_env=not local,
-            grpc_options={"grpc.enable_http_proxy": 0} if local else None,
-        )
+        try:
+            return QdrantClient(
+                url=url,
+                prefer_grpc=prefer_grpc,
+                grpc_port=urlsplit(url).port or GRPC_PORT,
+                timeout=self._answer_s,
+                # The same as `api_key=`, without its warning for every client of a loopback address.
+                headers={"api-key": self._address.api_key} if self._address.api_key else None,
+                # `Store.check` does this; the client would check in a thread and only log a warning.
+                check_compatibility=False,
+                verify=_tls_context(),
+                # HTTP_PROXY is for other machines.
+                trust_env=not local,
+                grpc_options={"grpc.enable_http_proxy": 0} if local else None,
+            )
+        except Exception as error:
+            if (problem := proxy_problem(error)) is None:
+                raise
+            raise ConfigurationError(problem) from error
 
     def call(self, method: str, **arguments: Any) -> Any:
         if _has_timeout(method):

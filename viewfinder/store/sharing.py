@@ -48,6 +48,8 @@ class StoreSocket:
 
     def close(self) -> None:
         """Accept no further calls and end the connections; waiting programs then connect to the next holder."""
+        if self._closed:
+            return
         self._closed = True
         self._listening.shutdown(socket.SHUT_RDWR)  # to close it would not wake its thread
         self._thread.join()

@@ -25,6 +25,9 @@ _QDRANT_ADVICE = (
     "Start it: docker run -p 6333:6333 qdrant/qdrant. Or unset VIEWFINDER_QDRANT_URL and use the embedded store."
 )
 _BUCKET_ADVICE = "Check the name and what the credentials allow (s3:ListBucket, s3:GetObject), and VIEWFINDER_S3_*."
+_TORCH_ADVICE = "Install torch again: pip install --force-reinstall torch."
+_RAY_ADVICE = "Make Ray's directory readable, or set RAY_TMPDIR to another one."
+_SERVICE_ADVICE = "Correct VIEWFINDER_SERVER, or the proxy of the environment."
 _DIRECTORY_ADVICE = "Check the path. The address of a bucket begins with s3://."
 
 
@@ -72,16 +75,16 @@ def examine(source: str | None = None, *, config: str | None = None) -> list[Fin
     # Name, check, modules that the check needs, advice if it fails.
     planned: list[tuple[str, Callable[[], Finding], tuple[str, ...], str]] = [
         ("settings", lambda: machine.settings_given(settings), (), ""),
-        ("data directory", lambda: machine.data_directory(settings), (), ""),
+        ("data directory", lambda: machine.data_directory(settings), (), "Set VIEWFINDER_DATA_DIR."),
         ("Qdrant", lambda: store.qdrant(settings), ("qdrant_client", "numpy"), _QDRANT_ADVICE),
         ("model", lambda: machine.model(settings), (), "Set VIEWFINDER_MODEL; 'viewfinder models' lists names."),
-        ("GPU", lambda: machine.gpu(settings), ("torch",), ""),
-        ("Ray", lambda: network.ray_cluster(settings), ("ray",), ""),
-        (f"port {settings.port}", lambda: network.port(settings), (), ""),
+        ("GPU", lambda: machine.gpu(settings), ("torch",), _TORCH_ADVICE),
+        ("Ray", lambda: network.ray_cluster(settings), ("ray",), _RAY_ADVICE),
+        (f"port {settings.port}", lambda: network.port(settings), (), "Correct VIEWFINDER_HOST and VIEWFINDER_PORT."),
         ("API keys", lambda: network.api_keys(settings), (), ""),
     ]
     if settings.model_fields_set & {"server", "api_key"}:
-        planned.append(("service", lambda: network.service(settings), (), ""))
+        planned.append(("service", lambda: network.service(settings), (), _SERVICE_ADVICE))
     advice = _BUCKET_ADVICE if (source or "").startswith("s3:") else _DIRECTORY_ADVICE
     planned.append(("source", lambda: network.source_read(settings, source), (), advice))
     return checks + [_run_check(*each) for each in planned]
@@ -97,3 +100,5 @@ def _run_check(name: str, check: Callable[[], Finding], modules: tuple[str, ...]
         return not_installed(name, package_of(str(error.name)))
     except ViewfinderError as error:
         return Finding(name, "failed", str(error), advice)
+    except (ImportError, OSError, ValueError) as error:  # a broken package, or a file that cannot be read
+        return Finding(name, "failed", f"{type(error).__name__}: {error}", advice)

@@ -4,13 +4,14 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from viewfinder.cli.doctor.finding import Finding
-from viewfinder.cli.doctor.store import live_model
+from viewfinder.cli.doctor.store import live_metadata
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.registry import find
+from viewfinder.models.devices import may_have_gpu
+from viewfinder.models.registry import canonical_name, find
 from viewfinder.settings import Settings
 
 MINIMUM_FREE_BYTES = 1024**3
@@ -27,7 +28,10 @@ def settings_given(settings: Settings) -> Finding:
 
 def data_directory(settings: Settings) -> Finding:
     directory, advice = settings.data_dir, "Make it writable, or set VIEWFINDER_DATA_DIR."
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        existing = next(path for path in (directory, *directory.parents) if path.exists())
+    except OSError as error:
+        return Finding("data directory", "failed", f"{directory} cannot be reached: {error.strerror}", advice)
     if not existing.is_dir():
         return Finding("data directory", "failed", f"{existing} is not a directory", advice)
     if existing == directory:
@@ -47,31 +51,23 @@ def data_directory(settings: Settings) -> Finding:
 
 def model(settings: Settings) -> Finding:
     """Look for the weights of the live model, or of the one for a new index, without downloading them."""
-    live = live_model(settings)
-    check = _weights(live or settings.model)
+    live = live_metadata(settings)
     if live is None:
-        return check
-    given = "model" in settings.model_fields_set and settings.model != live
+        return _weights(settings.model, {})
+    check = _weights(live.model_name, live.revisions)
+    given = "model" in settings.model_fields_set and canonical_name(settings.model) != live.model_name
     differs = f"; VIEWFINDER_MODEL is {settings.model}, to which a re-index would change" if given else ""
     return replace(check, found=f"of index {settings.index!r}: {check.found}{differs}")
 
 
-def _weights(name: str) -> Finding:
+def _weights(name: str, revisions: Mapping[str, str]) -> Finding:
+    from viewfinder.models.checkpoint import cached_weights, locate
+
     spec = find(name)
     if spec.directory:
-        from viewfinder.models.checkpoint import locate
-
         checkpoint = locate(name)  # reads a directory, downloads nothing
         return Finding("model", "ok", f"{checkpoint.name}, {checkpoint.dimension} dimensions, {checkpoint.weights}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(spec.hub, local_files_only=True))
-    except LocalEntryNotFoundError:
-        weights = None
-    else:
-        weights = next((path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".bin")), None)
+    weights = cached_weights(spec, revisions)
     if weights is None:
         advice = (
             "The first run downloads them. Without a network, set VIEWFINDER_MODEL to a local checkpoint directory."
@@ -81,17 +77,18 @@ def _weights(name: str) -> Finding:
 
 
 def gpu(settings: Settings) -> Finding:
-    import torch
+    found = f"none; {cpu_cores()} CPU cores"
+    if settings.device == "cuda" or may_have_gpu():
+        import torch
 
-    if not torch.cuda.is_available():
-        found = f"torch {torch.__version__} finds none; {cpu_cores()} CPU cores"
-        if settings.device == "cuda":
-            return Finding(
-                "GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA."
-            )
-        if shutil.which("nvidia-smi"):
-            advice = "Run nvidia-smi. Its CUDA version must be at least the one that torch was built for."
-            return Finding("GPU", "note", f"{found}, although NVIDIA's driver is installed", advice)
-        return Finding("GPU", "ok", found)
-    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return Finding("GPU", "ok", ", ".join(f"{card.name}, {card.total_memory / 1024**3:.0f} GiB" for card in cards))
+        if torch.cuda.is_available():
+            cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+            names = [f"{card.name}, {card.total_memory / 1024**3:.0f} GiB" for card in cards]
+            return Finding("GPU", "ok", ", ".join(names))
+        found = f"torch {torch.__version__} finds {found}"
+    if settings.device == "cuda":
+        return Finding("GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA.")
+    if shutil.which("nvidia-smi"):
+        advice = "Run nvidia-smi. Its CUDA version must be at least the one that torch was built for."
+        return Finding("GPU", "note", f"{found}, although NVIDIA's driver is installed", advice)
+    return Finding("GPU", "ok", found)

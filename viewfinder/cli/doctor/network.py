@@ -22,7 +22,7 @@ _NEEDS_KEY = "a viewfinder service answers, but does not accept this API key"
 
 def ray_cluster(settings: Settings) -> Finding:
     """Check that something listens at the cluster's address; joining the cluster would take seconds."""
-    address = (settings.ray_address or "").removeprefix("ray://")
+    address = settings.ray_address or ""
     advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
     # `ray start` writes this file, and a crash leaves it behind. `serve run` then retries for minutes.
     current_cluster = ray_directory() / "ray_current_cluster"

@@ -9,6 +9,7 @@ from viewfinder.settings import Settings
 
 if TYPE_CHECKING:
     from viewfinder.store.directory import Holder
+    from viewfinder.store.schema import CollectionMetadata
 
 # 200,000 points: 6 kB each, with image and caption at 512 dimensions.
 LARGE_STORE_BYTES = 1_200_000_000
@@ -58,21 +59,21 @@ def holder_of(settings: Settings) -> "tuple[bool, Holder | None]":
     return True, Holder.read(directory)
 
 
-def live_model(settings: Settings) -> str | None:
-    """The model of the live collection; None without an index, or if the store cannot be asked now."""
+def live_metadata(settings: Settings) -> "CollectionMetadata | None":
+    """The metadata of the live collection; None without an index, or if the store cannot be asked now."""
     try:
         from viewfinder.store import StoreAddress, connect, open_shared
     except ModuleNotFoundError:
         return None
     address = replace(StoreAddress.of(settings), retry_s=0.0, timeout_s=_ANSWER_TIMEOUT_S)
-    if address.url is None:
-        is_held, holder = holder_of(settings)
-        is_shared = not is_held or (holder is not None and holder.answers_here)
-        if not is_shared or not (settings.data_dir / "qdrant").is_dir():
-            return None
     try:
+        if address.url is None:
+            is_held, holder = holder_of(settings)
+            is_shared = not is_held or (holder is not None and holder.answers_here)
+            if not is_shared or not (settings.data_dir / "qdrant").is_dir():
+                return None
         with connect(address) if address.url is not None else open_shared(address) as store:
             live = store.collections.live(settings.index)
-    except ViewfinderError:
+    except (OSError, ViewfinderError):
         return None  # the check of Qdrant says why
-    return live.metadata.model_name if live else None
+    return live.metadata if live else None
