@@ -1,7 +1,7 @@
 """The expected content of an index, from the objects and from what successful runs have seen of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from tests.simulation import conduct
 from tests.simulation.actions import Action
@@ -21,7 +21,7 @@ class Oracle:
         self._world = world
         self._due: dict[str, int] = {}  # these objects, by their numbers, must be found
         self._captions: dict[str, set[tuple[str, str]]] = defaultdict(set)  # their captions: file and text
-        self._files: dict[str, set[str]] = defaultdict(set)  # captions files by source, of all runs
+        self._files: dict[str, set[str]] = defaultdict(set)  # captions files by source, also removed ones: texts stay
         self._indexed: set[str] = set()  # sources that a run has indexed to the end
         self.limited: set[str] = set()  # sources of which a run has read only some objects
         self._crashes: Counter[tuple[str, int]] = Counter()  # by digest and decoder
@@ -70,12 +70,13 @@ class Oracle:
         """Check that the live collection holds exactly what can be indexed."""
         world, points = self._world, self._world.live_points()
         for uri, stored in world.photos().items():
-            point, holders = points.get(uri), self._holders(uri)
+            point, holders = points.get(uri), self._above(uri, self._indexed)
             if not holders or uri in world.taken_down:
                 continue
             if self._indexable(stored) and (point is None or point.number != stored.number):
                 raise Violation(f"{uri} is {'old' if point else 'missing'} after a sync")
-            texts = {world.captions(file).get(uri) for source in holders for file in self._files[source]}
+            files = set().union(*(self._files[source] for source in self._above(uri, self._files)))
+            texts = {world.captions(file).get(uri) for file in files}
             if point and self._captions[uri] and point.caption not in texts - {None}:
                 raise Violation(f"{uri} has the caption {point.caption!r}, not one of {texts}")
             if point and point.number == stored.number and not holders <= point.sources:
@@ -127,9 +128,9 @@ class Oracle:
         if action.kind == "roll back":  # the collection is as it was when it was retired
             self._due, self._captions, self._indexed = {}, defaultdict(set), set()
         if action.kind == "remove source":
-            self._indexed.discard(action.options["source"])
-            self.limited.discard(action.options["source"])
-            others = {uri for uri, point in self._before.items() if point.sources - {action.options["source"]}}
+            gone = {action.options["source"]}
+            self._indexed, self.limited = self._indexed - gone, self.limited - gone
+            others = {uri for uri, point in self._before.items() if point.sources - gone}
             self._due = {uri: number for uri, number in self._due.items() if uri in others}
         if action.options.get("prune_captions"):  # only those of its own file stay
             for uri, rows in self._captions.items():
@@ -137,14 +138,13 @@ class Oracle:
                 self._captions[uri] = own | (rows & later.get(uri, set()))
 
     def _forget_what_changed(self) -> None:
-        photos, taken_down = self._world.photos(), self._world.taken_down
+        photos = {uri: each for uri, each in self._world.photos().items() if uri not in self._world.taken_down}
         for uri, number in list(self._due.items()):
-            stored = photos.get(uri)
-            if stored is None or stored.number != number or stored.archived or uri in taken_down:
+            if (stored := photos.get(uri)) is None or stored.number != number or stored.archived:
                 del self._due[uri]
         for uri, rows in list(self._captions.items()):
             same = {(file, text) for file, text in rows if self._world.captions(file).get(uri) == text}
             self._captions[uri] = same if uri in self._due else set()
 
-    def _holders(self, uri: str) -> set[str]:
-        return {source for source in self._indexed if uri.startswith(f"{source}/")}
+    def _above(self, uri: str, sources: Iterable[str]) -> set[str]:
+        return {source for source in sources if uri.startswith(f"{source}/")}
