@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import ray
+from ray.data import DataContext
 
 from viewfinder.cluster import executor
 from viewfinder.indexing.compare import Compare
@@ -18,10 +19,17 @@ pytestmark = pytest.mark.slow  # imports ray
 def test_rows_that_stream_from_the_comparison_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray makes a lost block again by its number, when the index has points of this run."""
     asked: list[Compare] = []
-    monkeypatch.setattr(executor, "compare_on_workers", lambda manifest, compare: asked.append(compare))
+    dataset = SimpleNamespace(context=DataContext())
+
+    def compare_on_workers(_: object, compare: Compare) -> Any:
+        asked.append(compare)
+        return dataset
+
+    monkeypatch.setattr(executor, "compare_on_workers", compare_on_workers)
     compare = Compare(ObjectAccess(), StoreAddress(Path(), url="http://qdrant:6333"), None)
     executor._rows_of(cast(Any, SimpleNamespace(manifest=None, compare=compare)), None)
     assert [each.in_place for each in asked] == [True]
+    assert dataset.context.target_max_block_size is None, "blocks end where their bytes do"
 
 
 def test_only_nodes_that_decode_can_confirm_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,36 @@ def test_an_older_registry_deletes_no_points(tmp_path: Path) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("later", ["a collection", "points"])
+def test_a_registry_of_an_earlier_time_deletes_no_points(
+    later: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It knew nothing of the folder, and so the folder was taken for one that a killed program had left."""
+    engine = Engine(tmp_path)
+    if later == "points":
+        engine.answer("PUT", "/collections/a", SCHEMA)
+    former = (tmp_path / "registry.json").read_text() if later == "points" else json.dumps(EMPTY_REGISTRY)
+    if later == "a collection":
+        engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1, 2)
+    engine.close()
+    newer = (tmp_path / "registry.json").read_text()
+    (folder,) = (tmp_path / "shards").iterdir()
+    if later == "points":  # and their graphs were built
+        newer = newer.replace(folder.name, "later")
+        folder = folder.rename(folder.with_name("later"))
+    (tmp_path / "registry.json").write_text(former)
+    Engine(tmp_path).close()
+    assert f"No collection of the embedded store has the points in {folder}" in caplog.text
+    (tmp_path / "registry.json").write_text(newer)
+    engine = Engine(tmp_path)
+    assert numbers(engine) == [1, 2]
+    engine.close()
+
+
+EMPTY_REGISTRY = {"format": 1, "collections": {}, "aliases": {}}
+
+
 def test_a_registry_that_is_replaced_and_perhaps_not_on_disk_is_the_registry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +259,7 @@ def test_the_processes_import_nothing_from_the_current_directory(
     for name in ("signal", "socket", "ctypes", "qdrant_edge", "viewfinder"):
         (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('imported from the current directory')")
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend("")  # as in a notebook
     engine = SharedEngine(tmp_path, quiet_s=0)
     engine.answer("PUT", "/collections/a", SCHEMA)
     put(engine, 1)
@@ -338,7 +369,8 @@ def test_files_of_a_killed_program_are_removed(tmp_path: Path) -> None:
     made(tmp_path).close()
     for left in ("shards/0123.new", "shards/4567"):
         (tmp_path / left).mkdir(parents=True)
-    (tmp_path / "shards" / "4567.log").touch()
+    for name in ("4567.log", "4567.doomed", "89ab.doomed"):
+        (tmp_path / "shards" / name).touch()
     (tmp_path / "registry.new").write_text("{")
     Engine(tmp_path).close()
     assert list((tmp_path / "shards").iterdir()) == []
@@ -404,6 +436,19 @@ def test_a_collection_whose_process_was_killed_is_opened_again(tmp_path: Path) -
         numbers(engine)
     assert numbers(engine) == [1]
     engine.close()
+
+
+def test_points_without_a_graph_are_counted_when_a_process_is_killed(tmp_path: Path) -> None:
+    engine = SharedEngine(tmp_path)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    engine.registry.collections["a"].graph_points = 1  # as if its graph had been built
+    put(engine, 1)
+    kill_process(engine)
+    with pytest.raises(StoreUnavailableError):
+        numbers(engine)
+    engine.close()
+    assert json.loads((tmp_path / "registry.json").read_text())["collections"]["a"]["unbuilt"] == 2
 
 
 def test_every_operation_that_changes_points_is_known_as_an_update() -> None:

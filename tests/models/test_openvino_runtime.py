@@ -178,6 +178,21 @@ def test_an_export_that_openvino_cannot_use_is_made_again(
     assert made == [fingerprint]
 
 
+def test_an_export_of_which_this_machine_computes_other_vectors_is_kept_for_the_others(
+    clip: Exported, unusable: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ExportMissingError("its vectors differ from torch's", retry=False)
+
+    monkeypatch.setattr(exporter, "OpenVinoRuntime", refuse)
+    job = {"name": clip.checkpoint.name, "fingerprint": clip.checkpoint.fingerprint, "revisions": {}}
+    with pytest.raises(SystemExit, match="vectors differ"):
+        exporter.main(json.dumps(job | {"background": False}))
+    with pytest.raises(ViewfinderError, match="does not run on OpenVINO: its vectors differ"):
+        exporter.prepare(clip.checkpoint)
+    assert exports.Exports.of_this_machine().find(clip.checkpoint.fingerprint).directory == unusable.directory
+
+
 def test_a_model_that_openvino_cannot_use_does_not_run_on_torch_where_openvino_is_set(
     clip: Exported, unusable: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:

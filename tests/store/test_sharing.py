@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,8 +39,8 @@ def test_a_long_call_does_not_keep_others_from_the_socket(tmp_path: Path) -> Non
             done.wait(10)
         return path
 
-    socket = StoreSocket(answer, tmp_path)
-    client = SocketClient(socket.path)
+    holder = StoreSocket(answer, tmp_path)
+    client = SocketClient(holder.path)
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(client.answer, "GET", "/long")
         begun.wait(10)
@@ -49,7 +51,7 @@ def test_a_long_call_does_not_keep_others_from_the_socket(tmp_path: Path) -> Non
     client.close()
     with pytest.raises(StoreUnavailableError):
         client.answer("GET", "/short")
-    socket.close()
+    holder.close()
 
 
 def test_the_first_program_holds_the_store(tmp_path: Path) -> None:
@@ -107,12 +109,28 @@ def test_the_socket_is_private_to_the_user_and_removed_with_the_holder(tmp_path:
 
 def test_a_holder_whose_directory_was_deleted_can_be_closed(tmp_path: Path) -> None:
     """It waited for ever: the thread that accepts was woken by a connection, which needs the path of the socket."""
-    socket = StoreSocket(lambda *_: None, tmp_path)
+    holder = StoreSocket(lambda *_: None, tmp_path)
     shutil.rmtree(tmp_path)
-    closing = threading.Thread(target=socket.close, daemon=True)
+    closing = threading.Thread(target=holder.close, daemon=True)
     closing.start()
     closing.join(10)
     assert not closing.is_alive()
+
+
+def test_a_program_may_have_a_time_limit_for_its_sockets(tmp_path: Path) -> None:
+    """The holder dropped other programs as soon as they asked nothing."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(0.05)
+    try:
+        holder = StoreSocket(lambda method, path, body: path, tmp_path)
+        client = SocketClient(holder.path)
+        assert client.answer("GET", "/a") == "/a"
+        time.sleep(0.2)
+        assert client.answer("GET", "/b") == "/b"
+        client.close()
+        holder.close()
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 @pytest.mark.parametrize("name", ["data", "long" * 40])

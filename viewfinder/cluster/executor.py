@@ -273,7 +273,11 @@ def _machines_that_decode() -> int:
 
 def _rows_of(job: IndexJob, compared: Compared | None) -> Dataset | Sequence[pa.Table]:
     if compared is None:
-        return compare_on_workers(job.manifest, replace(job.compare, in_place=True))
+        rows = compare_on_workers(job.manifest, replace(job.compare, in_place=True))
+        # One block for each task: rows that are compared again have fewer bytes, and blocks that Ray cuts by bytes
+        # would end at other rows.
+        rows.context.target_max_block_size = None
+        return rows
     return _read_files(compared.paths) if isinstance(compared, RowFiles) else compared
 
 

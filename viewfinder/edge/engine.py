@@ -1,8 +1,8 @@
 """The engine of an embedded store: requests of Qdrant's REST interface, answered from a directory."""
 
 import functools
+import logging
 import re
-import shutil
 import sys
 import threading
 import uuid
@@ -18,8 +18,11 @@ from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal, missing_collection
 from viewfinder.edge.registry import CollectionEntry, Registry
 from viewfinder.edge.shard import Shard
+from viewfinder.edge.strays import delete, delete_doomed, doom, spare, strays
 from viewfinder.edge.templates import ShardPlace
 from viewfinder.errors import StoreError, StoreUnavailableError
+
+logger = logging.getLogger(__name__)
 
 VERSION = "1.20.0"
 """The version of a Qdrant server that answers as this engine does."""
@@ -100,17 +103,23 @@ class Engine:
 
     def _delete(self, name: str, _: Any) -> bool:
         with self._lock:
-            with self.registry.changed():
-                if name not in self.registry.collections:
-                    return False
-                entry = self.registry.collections.pop(name)
-                aliases = self.registry.aliases
-                for alias in [each for each, target in aliases.items() if target == name]:
-                    del aliases[alias]
+            if name not in self.registry.collections:
+                return False
+            directory = self._place(self._entry(name)).directory
+            doom(directory)
+            try:
+                with self.registry.changed():
+                    del self.registry.collections[name]
+                    aliases = self.registry.aliases
+                    for alias in [each for each, target in aliases.items() if target == name]:
+                        del aliases[alias]
+            except BaseException:
+                spare(directory)
+                raise
             opened = self._open.pop(name, None)
         if opened is not None:
             opened.close()
-        shutil.rmtree(self._place(entry).directory, ignore_errors=True)
+        delete(directory)
         return True
 
     def _create_index(self, name: str, body: Mapping[str, Any]) -> Any:
@@ -188,9 +197,9 @@ class Engine:
         except StoreUnavailableError:  # its process has ended; the next call starts another
             with self._lock:
                 if self._open.get(name) is opened:
+                    with suppress(StoreError, OSError):  # a full disk: estimated at the next opening
+                        self._note([opened])
                     del self._open[name]
-                    if (entry := self.registry.collections.get(name)) is not None:
-                        entry.unbuilt = opened.unbuilt
             opened.close()
             raise
 
@@ -248,8 +257,8 @@ class Engine:
 
     def _why_missing(self, name: str, place: ShardPlace) -> str:
         reason = f"The points of collection {name!r} are gone: {place.directory} is missing. "
-        if strays := self._strays():
-            names = ", ".join(each.name for each in strays)
+        if left := strays(self._directory / "shards", self._shards()):
+            names = ", ".join(each.name for each in left)
             reason += f"If the registry is an older copy, they may be in {names} beside it: rename that folder. "
         return f"{reason}Restore it from a backup, or delete {self._directory} and index again"
 
@@ -276,23 +285,17 @@ class Engine:
         return self.registry.aliases.get(name, name)
 
     def _remove_strays(self) -> None:
-        """Delete the shards that a killed program had begun to make or to delete.
+        """Delete the shards that a killed program had begun to make or to delete."""
+        if left := delete_doomed(self._directory / "shards", self._shards()):
+            logger.warning(
+                "No collection of the embedded store has the points in %s. If its registry is an older copy, restore a "
+                "newer one; otherwise delete them.",
+                ", ".join(map(str, left)),
+            )
 
-        None if one is missing: a registry that was restored from a copy knows it by an earlier name.
-        """
-        made = [entry for entry in self.registry.collections.values() if entry.is_made]
-        if not all(self._place(entry).directory.exists() for entry in made):
-            return
-        for each in self._strays():
-            shutil.rmtree(each, ignore_errors=True)
-        for each in (self._directory / "shards").glob("*.log"):
-            each.unlink()
-
-    def _strays(self) -> list[Path]:
-        """Return the folders of shards that no collection has."""
-        known = {entry.shard for entry in self.registry.collections.values()}
-        found = (self._directory / "shards").glob("*")
-        return sorted(each for each in found if each.is_dir() and each.name not in known)
+    def _shards(self) -> set[str]:
+        """Return the names of the folders of all collections."""
+        return {entry.shard for entry in self.registry.collections.values()}
 
 
 class SharedEngine(Engine):

@@ -1,7 +1,6 @@
 """The graphs of an engine's collections, built in the background when enough points have none."""
 
 import logging
-import shutil
 import threading
 import time
 import uuid
@@ -13,6 +12,7 @@ from viewfinder.edge.builder import BuilderProcess
 from viewfinder.edge.collection import OpenCollection, OpenShard
 from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal
+from viewfinder.edge.strays import delete, doom, spare
 from viewfinder.edge.templates import ShardPlace
 from viewfinder.errors import StoreError
 
@@ -125,8 +125,8 @@ class Graphs:
     def _try_to_build(self, needs: GraphNeeds) -> None:
         name = self.building = needs.collection.name
         try:
-            self._build(needs)
-            self._failures.pop(name, None)
+            if self._build(needs):
+                self._failures.pop(name, None)
         except (StoreError, Refusal, OSError) as error:
             # Searches work without, and a full disk may have space later.
             logger.warning("Searches of collection %r stay slow: %s", name, error)
@@ -152,10 +152,12 @@ class Graphs:
             self._counted[name] = now, unbuilt
         return now - since >= self._quiet_s
 
-    def _build(self, needs: GraphNeeds) -> None:
+    def _build(self, needs: GraphNeeds) -> bool:
+        """Build the graphs of a collection; return False if it was closed meanwhile."""
         collection, source = needs.collection, needs.place.directory
         target = replace(needs.place, directory=source.with_name(uuid.uuid4().hex))
         builder = BuilderProcess()
+        doom(target.directory)
         try:
             with collection.updates_paused():
                 builder.copy(source, target, needs.threshold_kb)
@@ -164,15 +166,18 @@ class Graphs:
             while not builder.has_finished(_POLL_S):
                 # A collection whose process was killed is opened again, with updates that are not recorded here.
                 if self._stop.is_set() or collection.is_closed:
-                    return
+                    return False
             builder.kill()
             self._replace(needs, target, built)
-            shutil.rmtree(source, ignore_errors=True)
+            delete(source)
+            return True
         finally:
             builder.kill()
             collection.forget()
-            if not self._is_adopted(target):
-                shutil.rmtree(target.directory, ignore_errors=True)
+            if self._is_adopted(target):
+                spare(target.directory)
+            else:
+                delete(target.directory)
 
     def _replace(self, needs: GraphNeeds, place: ShardPlace, built: int) -> None:
         collection = needs.collection
@@ -181,7 +186,12 @@ class Graphs:
         def adopt() -> None:
             unbuilt = collection.unbuilt - built
             points = int(shard.answer("GET info", None)["points_count"])
-            self._adopt(collection, place, max(0, points - unbuilt), unbuilt)
+            doom(needs.place.directory)
+            try:
+                self._adopt(collection, place, max(0, points - unbuilt), unbuilt)
+            except BaseException:
+                spare(needs.place.directory)
+                raise
             collection.unbuilt = unbuilt
 
         try:

@@ -129,7 +129,10 @@ class Report:
                 if (lock := embedded_store.try_lock(left / _LOCK)) is not None:
                     with lock:
                         shutil.rmtree(left, ignore_errors=True)
-        made = Path(tempfile.mkdtemp(prefix="new-", dir=parent))
+        try:
+            made = Path(tempfile.mkdtemp(prefix="new-", dir=parent))
+        except OSError as error:
+            raise ConfigurationError(f"VIEWFINDER_DATA_DIR: no directory can be made in {parent}: {error}.") from error
         # The lock ends with the process, whichever machine or container it runs on. The directory has its final name
         # only once it is locked.
         with embedded_store.try_lock(made / _LOCK) or nullcontext():
@@ -194,16 +197,21 @@ class Report:
 
     def write_summary(self, summary: Mapping[str, Any], location: str | None = None) -> None:
         """Replace summary.json, of this report or of the one at `location`. Raises `ConfigurationError`."""
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(json.dumps(summary, indent=2, ensure_ascii=False).encode())
-            file.flush()
-            self._copy(location or self.destination, "summary.json", Path(file.name))
+        try:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(json.dumps(summary, indent=2, ensure_ascii=False).encode())
+                file.flush()
+                self._copy(location or self.destination, "summary.json", Path(file.name))
+        except OSError as error:  # a full disk
+            raise ConfigurationError(
+                f"The report cannot be written: {error} (temporary files are in {tempfile.gettempdir()})."
+            ) from error
 
     def try_write_summary(self, summary: Mapping[str, Any]) -> str | None:
         """Replace summary.json at the end of a run; return why it could not be written."""
         try:
             self.write_summary(summary)
-        except (ConfigurationError, OSError) as error:
+        except ConfigurationError as error:
             return str(error)
         return None
 

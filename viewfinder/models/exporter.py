@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,11 @@ def prepare(checkpoint: Checkpoint) -> Export:
     Raises `ViewfinderError` with the reason if the model cannot be exported.
     """
     exports = Exports.of_this_machine()
-    if (found := _usable(exports, checkpoint.fingerprint)) is not None:
-        return found
+    try:
+        if (found := _usable(exports, checkpoint.fingerprint)) is not None:
+            return found
+    except ExportMissingError as error:
+        raise ViewfinderError(f"Model {checkpoint.name!r} does not run on OpenVINO: {error}.") from error
     if (reason := exports.writable(_size(checkpoint))) is None:
         exports.forget_failure(checkpoint.fingerprint)
         ended = subprocess.run(_command(checkpoint, background=False), stdin=subprocess.DEVNULL, check=False)
@@ -118,8 +122,11 @@ def main(argument: str) -> None:
     with exports.alone(job["fingerprint"], wait=not job["background"]) as alone:
         if not alone:
             return
-        if _usable(exports, job["fingerprint"]):  # another process has made it meanwhile
-            return
+        try:
+            if _usable(exports, job["fingerprint"]):  # another process has made it meanwhile
+                return
+        except ExportMissingError as error:
+            raise SystemExit(str(error)) from error
         try:
             checkpoint = locate(job["name"], expect=job["fingerprint"], revisions=job["revisions"])
             _export(checkpoint, exports)
@@ -128,13 +135,21 @@ def main(argument: str) -> None:
 
 
 def _usable(exports: Exports, fingerprint: str) -> Export | None:
-    """Return the export of a model if OpenVINO computes with it; another version of it may not."""
+    """Return the export of a model, or None if there is none that OpenVINO reads; another version of it may not.
+
+    Raises `ExportMissingError` if another export would not help: OpenVINO is missing, or computes other vectors here.
+    """
     try:
         found = exports.find(fingerprint)
-        OpenVinoRuntime(found, "float32")
-        return found
     except ExportMissingError:
         return None
+    try:
+        OpenVinoRuntime(found, "float32")
+    except ExportMissingError as error:
+        if error.retry:
+            return None
+        raise
+    return found
 
 
 def _export(checkpoint: Checkpoint, exports: Exports) -> None:
@@ -148,8 +163,9 @@ def _export(checkpoint: Checkpoint, exports: Exports) -> None:
         if is_passing(error):
             raise SystemExit(f"Model {checkpoint.name!r} was not exported: {error}") from error
         first = str(error).strip().partition("\n")[0]
-        if not _usable(exports, checkpoint.fingerprint):  # another machine may have published one
-            exports.record_failure(checkpoint.fingerprint, f"{type(error).__name__}: {first[:300]}")
+        with suppress(ExportMissingError):
+            if not _usable(exports, checkpoint.fingerprint):  # another machine may have published one
+                exports.record_failure(checkpoint.fingerprint, f"{type(error).__name__}: {first[:300]}")
 
 
 def is_passing(error: Exception) -> bool:

@@ -138,8 +138,9 @@ class Exports:
         """
         name, here = f".{_name(fingerprint)}.", f"{_machine()}."
         for left in self._directory.glob(f"{name}*/"):
-            if left.name.startswith(name + here) or time.time() - left.stat().st_mtime > _LEFT_S:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another machine has just removed its own
+                if left.name.startswith(name + here) or time.time() - left.stat().st_mtime > _LEFT_S:
+                    shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=name + here, dir=self._directory) as folder:
             made = Path(folder) / "made"
             made.mkdir()
@@ -154,7 +155,6 @@ class Exports:
         """Keep the reason, so that later processes do not try again, until the libraries change."""
         path = self._failed(fingerprint)
         path.write_text(json.dumps({"reason": reason, "made_by": made_by()}), encoding="utf-8")
-        shutil.rmtree(self._directory / _name(fingerprint), ignore_errors=True)
 
     def forget_failure(self, fingerprint: str) -> None:
         """Let the next process try again."""

@@ -65,6 +65,7 @@ class StoreSocket:
         self._directory = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=parent))
         self.path = str(self._directory / _SOCKET)
         self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.setblocking(True)
         try:
             self._listening.bind(self.path)
             self._listening.listen(_BACKLOG)
@@ -82,6 +83,7 @@ class StoreSocket:
                     return
                 time.sleep(0.1)  # too many open files, for example
                 continue
+            accepted.setblocking(True)  # a program may have set a time limit for all its sockets
             connection: Connection[Any, Any] = Connection(accepted.detach())
             with self._lock:
                 self._connections.add(connection)
