@@ -1,4 +1,4 @@
-"""What the stages on Ray are given."""
+"""Arguments of the stages on Ray."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -283,7 +283,7 @@ def test_points_without_a_graph_are_known_after_the_next_opening(tmp_path: Path,
     engine.close()
 
 
-def test_graphs_that_cannot_be_built_keep_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_that_cannot_be_built_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A re-index waited for them for twelve hours."""
     monkeypatch.setattr(Graphs, "_build", lambda *_: _refuse())
     engine = SharedEngine(tmp_path, quiet_s=0)

@@ -358,7 +358,7 @@ class SharedEngine(Engine):
         failure = self._graphs.failure(name) if is_due else None
         if self._graphs.building == name or (is_due and failure is None):
             return "yellow", None
-        return "green", failure  # searches work without graphs, so nobody has to wait for them
+        return "green", failure  # a re-index need not wait: searches work without graphs
 
 
 _EMPTY = {"points_count": 0, "indexed_vectors_count": 0, "segments_count": 1}

@@ -24,9 +24,10 @@ def spare(directory: Path) -> None:
 
 
 def delete(directory: Path) -> None:
-    """Delete a shard."""
+    """Delete a shard; what cannot be deleted now, the next opening tries again."""
     shutil.rmtree(directory, ignore_errors=True)
-    spare(directory)
+    if not directory.exists():
+        spare(directory)
 
 
 def delete_doomed(shards: Path, known: Set[str]) -> list[Path]:
