@@ -21,6 +21,11 @@ _KINDS = {
     "uuid": (qdrant_edge.PayloadSchemaType.Uuid, qdrant_edge.UuidIndexParams),
     "text": (qdrant_edge.PayloadSchemaType.Text, qdrant_edge.TextIndexParams),
 }
+_BITS = {
+    "none": qdrant_edge.TurboQuantBitSize.Bits8,
+    "scalar": qdrant_edge.TurboQuantBitSize.Bits8,
+    "turbo": qdrant_edge.TurboQuantBitSize.Bits4,
+}
 _INDEX_OPTIONS = ("scoring", "on_disk")
 # With more, each call waits until threads have been woken, which takes a millisecond on a busy machine.
 SEARCH_THREADS = 1
@@ -77,12 +82,13 @@ def _vector_params(params: Mapping[str, Any]) -> qdrant_edge.EdgeVectorParams:
     )
 
 
-def _quantization(given: Mapping[str, Any] | None) -> Any:
-    if given is None:
-        return None
-    if (scalar := given.get("scalar")) is not None:
-        return qdrant_edge.ScalarQuantizationConfig(qdrant_edge.ScalarType.Int8, always_ram=scalar.get("always_ram"))
-    if (turbo := given.get("turbo")) is not None:
-        bits = qdrant_edge.TurboQuantBitSize.Bits4
-        return qdrant_edge.TurboQuantQuantizationConfig(always_ram=turbo.get("always_ram"), bits=bits)
-    raise Refusal(400, f"Wrong input: unknown quantization {sorted(given)}")
+def _quantization(given: Mapping[str, Any] | None) -> qdrant_edge.TurboQuantQuantizationConfig:
+    """Return TurboQuant with 4 bits if it is asked for; with 8 instead of int8, and instead of none.
+
+    It is the one kind that the engine also has for points without a graph, of which a search compares all: in a third
+    of the time that float32 takes. The originals rank what it finds.
+    """
+    kind, options = next(iter(given.items())) if given else ("none", {})
+    if kind not in _BITS:
+        raise Refusal(400, f"Wrong input: unknown quantization {kind!r}")
+    return qdrant_edge.TurboQuantQuantizationConfig(bits=_BITS[kind], always_ram=options.get("always_ram"))

@@ -30,6 +30,7 @@ _POLL_S = 0.5
 _FIRST_RETRY_S, _LAST_RETRY_S = 60.0, 3600.0
 # Searches of a new shard before it takes over. The first ones read its files, and take 100 ms at 200,000 points.
 _WARMING = 50
+_RESCORED = {"quantization": {"rescore": True, "oversampling": 2.0}}
 
 
 @dataclass(frozen=True)
@@ -210,5 +211,5 @@ def _warm(shard: OpenShard, place: ShardPlace) -> None:
         present = {"must": [{"has_vector": name}]}
         some = {"query": {"sample": "random"}, "filter": present, "limit": _WARMING, "with_vector": [name]}
         for point in shard.answer("POST points/query", some)["points"]:
-            search = {"query": point["vector"][name], "using": name, "with_payload": True}
+            search = {"query": point["vector"][name], "using": name, "with_payload": True, "params": _RESCORED}
             shard.answer("POST points/query", search)

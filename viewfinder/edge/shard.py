@@ -17,6 +17,8 @@ from viewfinder.edge.templates import ShardPlace, create
 
 # The lock of a killed process is held for a moment longer.
 _LOAD_WAIT_S = 5.0
+# Float32 vectors in kilobytes up to which a search compares the originals, in a few milliseconds.
+_EXACT_KB = 20_000
 
 
 class Shard:
@@ -25,6 +27,7 @@ class Shard:
     def __init__(self, place: ShardPlace) -> None:
         self._place = place
         self._sizes = vector_sizes(place.config)
+        self._is_small: bool | None = None  # None: unknown since the last update
         try:
             self._shard = _open(place)
         except OSError as error:
@@ -59,6 +62,7 @@ class Shard:
         free = shutil.disk_usage(self._place.directory).free
         if free < self._place.min_free_bytes:
             raise Refusal(500, f"No space left on device: {free // 10**6:,} MB are free")
+        self._is_small = None
         self._shard.update(operation(body))
         return {"operation_id": 0, "status": "completed"}
 
@@ -96,13 +100,22 @@ class Shard:
         return {"hits": [{"value": each.value, "count": each.count} for each in self._shard.facet(request).hits]}
 
     def _query(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {"points": [point_json(each) for each in self._shard.query(query_request(body))]}
+        return {"points": [point_json(each) for each in self._shard.query(query_request(self._search(body)))]}
 
     def _query_batch(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [self._query(each) for each in body["searches"]]
 
     def _query_groups(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {"groups": query_groups(self._shard, body)}
+        return {"groups": query_groups(self._shard, self._search(body))}
+
+    def _search(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the search without quantized vectors if there are few points; without a graph it is exact then."""
+        if self._is_small is None:
+            points = self._shard.info().points_count
+            self._is_small = points * max(self._sizes.values(), default=0) * 4 <= _EXACT_KB * 1024
+        if not self._is_small:
+            return body
+        return {**body, "params": {**(body.get("params") or {}), "quantization": {"ignore": True}}}
 
     def _info(self, _: Any) -> dict[str, int]:
         info = self._shard.info()
