@@ -268,12 +268,6 @@ def test_a_proxy_that_cannot_be_used_is_named(kind: type, proxy: str, monkeypatc
     kind("http://127.0.0.1:8000")  # without the proxy
 
 
-def test_authorities_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
-    with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: .*No such file"):
-        Client("https://search.example.org")
-
-
 def public(kind: type) -> dict[str, inspect.Signature]:
     """The signatures of the public methods, without their return types."""
     methods = {name: each for name, each in inspect.getmembers(kind, callable) if not name.startswith("_")}

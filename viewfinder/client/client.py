@@ -16,6 +16,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 import httpx
 
 from viewfinder.addresses import is_loopback, proxy_problem
+from viewfinder.authorities import authorities_error
 from viewfinder.client.calls import Calls
 from viewfinder.client.protocol import (
     Answer,
@@ -77,7 +78,7 @@ class _AnyClient(Generic[Http]):
             # HTTP_PROXY is not meant for calls to this machine.
             self._http: Http = self._transport(trust_env=not is_loopback(server))
         except OSError as error:  # a file of certificate authorities
-            raise ConfigurationError(f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: {error}.") from error
+            raise authorities_error(error) from error
         except Exception as error:
             if (problem := proxy_problem(error)) is None:
                 raise

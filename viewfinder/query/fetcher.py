@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 import httpcore
 import httpx
 
+from viewfinder.authorities import tls_context
 from viewfinder.query.errors import AddressError
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._ports = ports
-        self._tls = tls or httpx.create_ssl_context()
+        self._tls = tls or tls_context()
         self._threads = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="resolver")
         self._backend = _CheckedBackend(resolve or self._system_resolve, allowed)
         self._turns = asyncio.Semaphore(MAX_FETCHES)

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import re
-import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from viewfinder import tracing
 from viewfinder.addresses import is_loopback, proxy_problem
+from viewfinder.authorities import tls_context
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
@@ -90,7 +90,7 @@ class ServerClient:
                 headers={"api-key": self._address.api_key} if self._address.api_key else None,
                 # `Store.check` does this; the client would check in a thread and only log a warning.
                 check_compatibility=False,
-                verify=_tls_context(),
+                verify=tls_context(),
                 # HTTP_PROXY is for other machines.
                 trust_env=not local,
                 grpc_options={"grpc.enable_http_proxy": 0} if local else None,
@@ -192,12 +192,6 @@ class ServerClient:
 def _has_timeout(method: str) -> bool:
     """Return True if requests of this method have a `timeout` for the server; without it, it is 60 s."""
     return "timeout" in inspect.signature(getattr(QdrantClient, method)).parameters
-
-
-@functools.cache
-def _tls_context() -> ssl.SSLContext:
-    """Return httpx's certificate authorities, read once: half of the CPU time of creating a client."""
-    return httpx.create_ssl_context()
 
 
 def _is_grpc(error: Exception) -> bool:
