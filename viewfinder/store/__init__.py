@@ -1,5 +1,8 @@
 """The index in Qdrant: collections behind an alias, points in them, searches over them."""
 
+import viewfinder.store.deferred_models  # noqa: F401 (before anything else imports qdrant-client)
+
+# isort: split
 from viewfinder.store.connection import StoreAddress
 from viewfinder.store.control import Failure, TakedownRecord
 from viewfinder.store.records import PointBatch, PointState, Record, StoredGroup, StoredHit
