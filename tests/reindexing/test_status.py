@@ -42,7 +42,7 @@ def test_live_and_building_collections_are_told_apart(settings: Settings) -> Non
         (live, True, "live", 3),
         (building, False, "building", 0),
     ]
-    assert found.collections[0].bytes == 3 * (795 + 1000) + 130 + 4 * (4 * 4 + 136)
+    assert found.collections[0].bytes == 3 * (795 + 1000) + 130 + 4 * (4 * (4 + 1) + 136)  # float32 and 8 bits
     assert (found.rollback_pause, found.locked_by) == (None, None)
 
 

@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 # At 19 it would hardly proceed beside a busy program.
 _NICENESS = 10
 # Of the space of a shard: the copy, and the segment with graphs beside the one without.
-_COPY_FACTOR = 2.2
+_COPY_FACTOR = 2.4
 
 
 class BuilderProcess:

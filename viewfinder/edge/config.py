@@ -88,7 +88,7 @@ def _quantization(given: Mapping[str, Any] | None) -> qdrant_edge.TurboQuantQuan
     It is the one kind that the engine also has for points without a graph, of which a search compares all: in a third
     of the time that float32 takes. The originals rank what it finds.
     """
-    kind, options = next(iter(given.items())) if given else ("none", {})
+    kind = next(iter(given)) if given else "none"
     if kind not in _BITS:
         raise Refusal(400, f"Wrong input: unknown quantization {kind!r}")
-    return qdrant_edge.TurboQuantQuantizationConfig(bits=_BITS[kind], always_ram=options.get("always_ram"))
+    return qdrant_edge.TurboQuantQuantizationConfig(bits=_BITS[kind])  # in mapped files, whatever `always_ram` says

@@ -19,6 +19,8 @@ from viewfinder.edge.templates import ShardPlace, create
 _LOAD_WAIT_S = 5.0
 # Float32 vectors in kilobytes up to which a search compares the originals, in a few milliseconds.
 _EXACT_KB = 20_000
+# Points that a search of quantized vectors ranks by the originals, at least.
+_CANDIDATES = 100
 
 
 class Shard:
@@ -109,13 +111,23 @@ class Shard:
         return {"groups": query_groups(self._shard, self._search(body))}
 
     def _search(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the search without quantized vectors if there are few points; without a graph it is exact then."""
+        """Return the search with what it needs because all vectors are quantized here.
+
+        Of few points it compares the originals, and is exact without a graph. Of many, those rank enough candidates
+        that pages of near-equal images lose none.
+        """
         if self._is_small is None:
             points = self._shard.info().points_count
             self._is_small = points * max(self._sizes.values(), default=0) * 4 <= _EXACT_KB * 1024
-        if not self._is_small:
-            return body
-        return {**body, "params": {**(body.get("params") or {}), "quantization": {"ignore": True}}}
+        params = body.get("params") or {}
+        quantization = params.get("quantization") or {}
+        if self._is_small:
+            quantization = {"ignore": True}
+        elif quantization.get("rescore"):
+            hits = (body.get("limit") or DEFAULT_LIMIT) + (body.get("offset") or 0)
+            oversampling = max(quantization.get("oversampling") or 1.0, _CANDIDATES / hits)
+            quantization = {**quantization, "oversampling": oversampling}
+        return {**body, "params": {**params, "quantization": quantization}} if quantization else body
 
     def _info(self, _: Any) -> dict[str, int]:
         info = self._shard.info()

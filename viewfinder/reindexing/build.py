@@ -33,8 +33,8 @@ MAX_ROUNDS = 5
 # Qdrant needs hours to build the graphs of 100 million vectors.
 READY_TIMEOUT_S = 12 * 3600.0
 _WAIT_LOG_EVERY_S = 15.0
-# Headroom: the embedded store's files grow during writes.
-_DISK_FACTOR = 1.2
+# Headroom: the embedded store's files grow during writes, and a collection made before may lack quantized vectors.
+_DISK_FACTOR = 1.4
 
 
 def plan_run(

@@ -57,7 +57,7 @@ def incomplete_change(store: Store, index: str) -> str | None:
 
 
 def estimated_bytes(store: Store, collection: Collection, dimension: int | None = None) -> int:
-    """Estimate the size of a collection on a server's disk, now or with vectors of another dimension.
+    """Estimate the size of a collection on disk, now or with vectors of another dimension.
 
     One copy, with the formats of vectors that the settings name for new collections.
     """
@@ -68,7 +68,7 @@ def estimated_bytes(store: Store, collection: Collection, dimension: int | None 
         captions=captions,
         dimension=dimension or collection.metadata.dimension,
         vector_type=store.address.vector_type,
-        quantization=store.address.quantization,
+        quantization=store.address.stored_quantization,
     )
     return round(size)
 

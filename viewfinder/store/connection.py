@@ -59,6 +59,11 @@ class StoreAddress:
         )
 
     @property
+    def stored_quantization(self) -> Quantization:
+        """The format in which new collections have their vectors twice; the embedded store always does."""
+        return "int8" if self.url is None and self.quantization == "none" else self.quantization
+
+    @property
     def digest(self) -> str:
         """A short hash of the location, equal for programs that use the same store."""
         place = f"{socket.gethostname()}:{self.data_dir.resolve()}" if self.url is None else str(self)

@@ -187,7 +187,7 @@ def vectors_config(
 ) -> dict[str, models.VectorParams]:
     """Return both named vectors: cosine, original vectors on disk, quantized vectors in memory.
 
-    `int8` is scalar quantization, `4bit` TurboQuant (Qdrant ≥ 1.18) at half its size.
+    On a server `int8` is scalar quantization, `4bit` TurboQuant (Qdrant ≥ 1.18) at half its size.
     """
     # `always_ram` and `on_disk` are deprecated since 1.19, but older servers support nothing else.
     configs: Mapping[Quantization, models.QuantizationConfig | None] = {
