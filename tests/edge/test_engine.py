@@ -78,6 +78,19 @@ def test_the_log_is_short_however_much_was_written(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_searches_rarely_wait_for_the_log(tmp_path: Path) -> None:
+    engine = SharedEngine(tmp_path, flush_points=10)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    flushed = set()
+    for number in range(115):
+        engine.answer("POST", "/collections/a/points/query", {"query": [1, 0, 0, 0], "using": "image"})
+        put(engine, number)
+        flushed |= {json.loads(each.read_text())["ack_index"] for each in tmp_path.glob("shards/*/wal/first-index")}
+    assert max(flushed) == 99
+    assert len(flushed) <= 2
+    engine.close()
+
+
 def test_many_kills_do_not_let_the_log_grow(tmp_path: Path) -> None:
     """Each process began to count anew, and none wrote the log of its predecessors."""
     for number in range(3):

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ UPDATES = frozenset({"PUT index", "PUT points", "POST points/delete", "POST poin
 """The operations that change a shard."""
 FLUSH_POINTS = 1_000
 """Searches wait while so many are flushed: tens of milliseconds, or half a second on a busy disk."""
+_SEARCHED_S, _SEARCHED_FACTOR = 1.0, 10
 # Updates left to repeat before other updates must wait for the rest.
 _FEW_BYTES = 1_000_000
 _MAX_ROUNDS = 50
@@ -36,10 +38,10 @@ class OpenCollection:
     `unbuilt` estimates the points that no graph has: those written since the last one was built, at the beginning at
     least `unbuilt`, and as many as there are more than `graph_points`.
 
-    After changes of `flush_points` points the shard writes its log into its files; `unflushed` is the number at the
-    beginning. What is still in the log is read again after a kill, at 3,000 points a second, and is copied with the
-    shard for its graphs. While graphs are built nothing is flushed: searches would wait until the disk has written the
-    graphs too.
+    After changes of `flush_points` points the shard writes its log into its files, after ten times as many if it was
+    searched a moment ago; `unflushed` is the number at the beginning. What is still in the log is read again after a
+    kill, at 3,000 points a second, and is copied with the shard for its graphs. While graphs are built nothing is
+    flushed: searches would wait until the disk has written the graphs too.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class OpenCollection:
         self._log: _Log | None = None
         self._flush_points = flush_points
         self._unflushed = unflushed
+        self._searched_at = -_SEARCHED_S
         points = int(shard.answer("GET info", None)["points_count"])
         self.unbuilt = max(points - graph_points, min(points, unbuilt), 0)
         self.is_closed = False
@@ -68,7 +71,7 @@ class OpenCollection:
             return self._read(operation, body)
         with self._updates:
             # Before the update, so that one which is refused was not made.
-            if self._unflushed >= self._flush_points and self._log is None:
+            if self._log is None and self._unflushed >= self._most_unflushed:
                 self._shard.answer("POST flush", None)
                 self._unflushed = 0
             answer = self._shard.answer(operation, body)
@@ -78,6 +81,11 @@ class OpenCollection:
             if self._log is not None:
                 self._log.write((operation, body))
             return answer
+
+    @property
+    def _most_unflushed(self) -> int:
+        is_searched = time.monotonic() - self._searched_at < _SEARCHED_S
+        return self._flush_points * (_SEARCHED_FACTOR if is_searched else 1)
 
     def close(self) -> None:
         """Write everything to disk and close the shard."""
@@ -127,6 +135,8 @@ class OpenCollection:
         former.retire()
 
     def _read(self, operation: str, body: Any) -> Any:
+        if operation.startswith("POST points/query"):
+            self._searched_at = time.monotonic()
         while True:
             shard = self._shard
             try:
