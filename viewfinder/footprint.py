@@ -5,7 +5,7 @@ from viewfinder.settings import Quantization, VectorType
 VECTOR_BYTES: dict[VectorType, float] = {"float32": 4.0, "float16": 2.0}  # per number
 QUANTIZED_BYTES: dict[Quantization, float] = {"none": 0.0, "int8": 1.0, "4bit": 0.5}  # beside the original
 # Images up to which the embedded store was measured (docs/scaling.md).
-EMBEDDED_MAX_IMAGES = 200_000
+EMBEDDED_MAX_IMAGES = 1_000_000
 PAYLOAD_BYTES = 1000.0
 GRAPH_M = 16
 
