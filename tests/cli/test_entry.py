@@ -2,12 +2,17 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import typer
 
-from viewfinder.cli.entry import exit_status, job
+from viewfinder.cli.entry import STOPPED, exit_status, job, open_execution
 from viewfinder.errors import ConfigurationError, StoreError
+from viewfinder.indexing.executor import InProcessExecutor
+from viewfinder.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,31 @@ def test_an_interrupted_job_says_how_to_continue(capsys: pytest.CaptureFixture[s
         raise KeyboardInterrupt
     assert ended.value.exit_code == 1
     assert "run the same command again to continue" in capsys.readouterr().err
+
+
+def test_an_interrupted_job_says_so_before_it_cleans_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The end of Ray ended the program on a busy machine, and nothing was said."""
+    said: list[str] = []
+    seen: list[type[BaseException] | None] = []
+    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(InProcessExecutor, "close", lambda _: said.append(capsys.readouterr().err))
+
+    @contextmanager
+    def report() -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            seen.append(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else type(error))
+            raise
+
+    with pytest.raises(typer.Exit) as ended, job(), report(), open_execution(Settings.load(), "index", on_ray=False):
+        raise KeyboardInterrupt
+    assert ended.value.exit_code == 1
+    assert said == [f"{STOPPED}\n"]
+    assert capsys.readouterr().err == ""
+    assert seen == [KeyboardInterrupt]
 
 
 def test_sigterm_cleans_up_like_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,10 +59,25 @@ def job(*, stopped: str = STOPPED) -> Iterator[None]:
     log_to_stderr(logging.INFO)
     with _sigterm_as_interrupt():
         try:
-            yield
-        except KeyboardInterrupt:
-            print(stopped, file=sys.stderr)
+            with _telling(stopped):
+                yield
+        except _ToldInterrupt:
             raise typer.Exit(FAILED) from None
+
+
+class _ToldInterrupt(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, and the user has been told."""
+
+
+@contextmanager
+def _telling(stopped: str) -> Iterator[None]:
+    try:
+        yield
+    except _ToldInterrupt:
+        raise
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        raise _ToldInterrupt from None
 
 
 def log_to_stderr(level: int) -> None:
@@ -97,17 +112,18 @@ def open_execution(settings: Settings, command: str, *, on_ray: bool) -> "Iterat
         if is_ray_at_hand(settings, address):
             from viewfinder.cluster.executor import RayExecutor
 
-            with join_ray(settings, address) as store:
+            # Told before Ray ends, which ends this program on a busy machine.
+            with join_ray(settings, address) as store, _telling(STOPPED):
                 yield store, RayExecutor()
         else:
-            with store_of(settings) as store, OnDemandExecutor(settings) as on_demand:
+            with store_of(settings) as store, OnDemandExecutor(settings) as on_demand, _telling(STOPPED):
                 yield store, on_demand
         return
     with packages_of("local", f"'viewfinder {command}'"):
         from viewfinder.cluster.session import store_of
         from viewfinder.indexing.executor import InProcessExecutor
 
-    with store_of(settings) as store, InProcessExecutor() as executor:
+    with store_of(settings) as store, InProcessExecutor() as executor, _telling(STOPPED):
         yield store, executor
 
 
