@@ -1,6 +1,7 @@
 """The certificate authorities of the environment, which certify other machines."""
 
 import functools
+import os
 import ssl
 
 import httpx
@@ -17,9 +18,8 @@ def tls_context() -> ssl.SSLContext:
     try:
         return httpx.create_ssl_context()
     except OSError as error:
-        raise authorities_error(error) from error
-
-
-def authorities_error(error: OSError) -> ConfigurationError:
-    """Return the error that says why no authorities could be read."""
-    return ConfigurationError(f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: {error}.")
+        given = [f"{name} ({os.environ[name]})" for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ]
+        raise ConfigurationError(
+            f"{' or '.join(given) or 'The file of certificate authorities'} cannot be used: {error}. Name a file of "
+            "certificates in PEM format, or unset the variable."
+        ) from error

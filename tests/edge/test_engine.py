@@ -88,6 +88,13 @@ def test_searches_rarely_wait_for_the_log(tmp_path: Path) -> None:
         flushed |= {json.loads(each.read_text())["ack_index"] for each in tmp_path.glob("shards/*/wal/first-index")}
     assert max(flushed) == 99
     assert len(flushed) <= 2
+    kill_process(engine)
+    with pytest.raises(StoreUnavailableError):
+        put(engine, 115)
+    engine.answer("POST", "/collections/a/points/query", {"query": [1, 0, 0, 0], "using": "image"})
+    put(engine, 115)  # what a killed process has left is flushed first
+    (log,) = tmp_path.glob("shards/*/wal/first-index")
+    assert json.loads(log.read_text())["ack_index"] == 114
     engine.close()
 
 

@@ -301,7 +301,7 @@ class Estimate:
         dimension = self.model.dimension or 0
         vectors = self.images * (1 + self.captions)
         if self.images <= EMBEDDED_MAX_IMAGES:
-            how = "the embedded store, without VIEWFINDER_QDRANT_URL"
+            how = "the embedded store, without VIEWFINDER_QDRANT_URL; its disk is that of int8"
             yield Line("Qdrant", "images without a server", EMBEDDED_MAX_IMAGES, "images", "measured", how)
         yield Line("Qdrant", "vectors", vectors, "", "arithmetic", f"of {dimension}; captions: {self.captions:.0%}")
         parts = self.memory_parts

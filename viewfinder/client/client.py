@@ -16,7 +16,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 import httpx
 
 from viewfinder.addresses import is_loopback, proxy_problem
-from viewfinder.authorities import authorities_error
+from viewfinder.authorities import tls_context
 from viewfinder.client.calls import Calls
 from viewfinder.client.protocol import (
     Answer,
@@ -76,9 +76,10 @@ class _AnyClient(Generic[Http]):
         self._calls = Calls(server, api_key, timeout_s, retries, self._draw, index=index)
         try:
             # HTTP_PROXY is not meant for calls to this machine.
-            self._http: Http = self._transport(trust_env=not is_loopback(server))
-        except OSError as error:  # a file of certificate authorities
-            raise authorities_error(error) from error
+            verify = tls_context() if server.startswith("https:") else False
+            self._http: Http = self._transport(trust_env=not is_loopback(server), verify=verify)
+        except ConfigurationError:
+            raise
         except Exception as error:
             if (problem := proxy_problem(error)) is None:
                 raise

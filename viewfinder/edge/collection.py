@@ -16,7 +16,9 @@ UPDATES = frozenset({"PUT index", "PUT points", "POST points/delete", "POST poin
 """The operations that change a shard."""
 FLUSH_POINTS = 1_000
 """Searches wait while so many are flushed: tens of milliseconds, or half a second on a busy disk."""
-_SEARCHED_S, _SEARCHED_FACTOR = 1.0, 10
+SEARCHED_FACTOR = 10
+"""So many times as many are flushed of a collection that was searched a moment ago."""
+_SEARCHED_S = 1.0
 # Updates left to repeat before other updates must wait for the rest.
 _FEW_BYTES = 1_000_000
 _MAX_ROUNDS = 50
@@ -85,7 +87,7 @@ class OpenCollection:
     @property
     def _most_unflushed(self) -> int:
         is_searched = time.monotonic() - self._searched_at < _SEARCHED_S
-        return self._flush_points * (_SEARCHED_FACTOR if is_searched else 1)
+        return self._flush_points * (SEARCHED_FACTOR if is_searched else 1)
 
     def close(self) -> None:
         """Write everything to disk and close the shard."""

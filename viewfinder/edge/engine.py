@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from viewfinder.edge.collection import FLUSH_POINTS, OpenCollection, OpenShard
+from viewfinder.edge.collection import FLUSH_POINTS, SEARCHED_FACTOR, OpenCollection, OpenShard
 from viewfinder.edge.graphs import QUIET_S, THRESHOLD_KB, GraphNeeds, Graphs
 from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal, missing_collection
@@ -220,7 +220,7 @@ class Engine:
             if entry.is_made and not place.directory.exists():
                 raise Refusal(500, self._why_missing(name, place))
             # A killed process may have left a long log.
-            unflushed = self._flush_points if place.directory.exists() else 0
+            unflushed = SEARCHED_FACTOR * self._flush_points if place.directory.exists() else 0
             opened = OpenCollection(
                 name,
                 self._open_shard(place),

@@ -1,27 +1,35 @@
 """Groups of hits that share a value of a field, which the engine itself does not make."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import qdrant_edge
 
 from viewfinder.edge.queries import DEFAULT_LIMIT, payload_selector, point_json, query_request
 
+Adapt: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
 _DEFAULT_SIZE = 3
 
 
-def query_groups(shard: qdrant_edge.EdgeShard, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the best groups, best first, each with its best hits. A hit with several values is in several groups."""
+def query_groups(
+    shard: qdrant_edge.EdgeShard, body: Mapping[str, Any], adapt: Adapt = lambda search: search
+) -> list[dict[str, Any]]:
+    """Return the best groups, best first, each with its best hits. A hit with several values is in several groups.
+
+    `adapt` returns each search as the shard should receive it.
+    """
     limit, size = body.get("limit") or DEFAULT_LIMIT, body.get("group_size") or _DEFAULT_SIZE
-    groups = _Groups(shard, body)
+    groups = _Groups(shard, body, adapt)
     groups.find(limit, size)
     groups.fill(size)
     return groups.answer(size)
 
 
 class _Groups:
-    def __init__(self, shard: qdrant_edge.EdgeShard, body: Mapping[str, Any]) -> None:
+    def __init__(self, shard: qdrant_edge.EdgeShard, body: Mapping[str, Any], adapt: Adapt) -> None:
         self._shard = shard
+        self._adapt = adapt
         self._body = body
         self._field = str(body["group_by"])
         self._hits: dict[Any, list[Any]] = {}
@@ -80,7 +88,7 @@ class _Groups:
         return {"filter": {"must": [*conditions, *filter(None, [self._body.get("filter")])]}}
 
     def _search(self, changes: Mapping[str, Any]) -> list[Any]:
-        return self._shard.query(query_request({**self._body, "offset": 0, **changes}))
+        return self._shard.query(query_request(self._adapt({**self._body, "offset": 0, **changes})))
 
 
 def _values(payload: Any, path: str) -> Iterator[str | int]:

@@ -108,7 +108,7 @@ class Shard:
         return [self._query(each) for each in body["searches"]]
 
     def _query_groups(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {"groups": query_groups(self._shard, self._search(body))}
+        return {"groups": query_groups(self._shard, body, self._search)}
 
     def _search(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the search with what it needs because all vectors are quantized here.

@@ -21,6 +21,7 @@ import httpcore
 import httpx
 
 from viewfinder.authorities import tls_context
+from viewfinder.errors import ConfigurationError
 from viewfinder.query.errors import AddressError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._ports = ports
-        self._tls = tls or tls_context()
+        self._tls = tls
         self._threads = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="resolver")
         self._backend = _CheckedBackend(resolve or self._system_resolve, allowed)
         self._turns = asyncio.Semaphore(MAX_FETCHES)
@@ -161,6 +162,9 @@ class Fetcher:
             raise AddressError(
                 "fetch_failed", f"{target.host!r} did not answer within {self._timeout_s:g} seconds."
             ) from None
+        except ConfigurationError as error:
+            logger.error("%s", error)  # it names a file of this machine
+            raise AddressError("fetch_failed", f"Reading from {target.host!r} failed.") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             logger.info("Fetching from %r failed: %s", target.host, type(error).__name__)
             raise AddressError("fetch_failed", f"Reading from {target.host!r} failed.") from error
@@ -200,9 +204,12 @@ class Fetcher:
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", b"viewfinder"),
         ]
+        tls = self._tls
+        if tls is None and url.scheme == "https":
+            tls = await asyncio.get_running_loop().run_in_executor(self._threads, tls_context)
         # One pool per request: no connection is reused for another host or client.
         async with (
-            httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self._backend) as pool,
+            httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=self._backend) as pool,
             pool.stream("GET", request, headers=headers) as response,
         ):
             if response.status in _REDIRECTS:

@@ -112,7 +112,7 @@ def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE
             if ready.get("is_searched"):
                 logger.info("The service at %s switched after %.1f s", server, time.monotonic() - began)
                 return True
-        except httpx.TransportError as error:
+        except (httpx.TransportError, OSError) as error:  # the latter for SSL_CERT_FILE
             logger.info("No service answers at %s (%s); running services will switch by themselves", server, error)
             return False
         except (ValueError, AttributeError, ImportError, httpx.InvalidURL):  # no viewfinder service, or a wrong proxy

@@ -1,9 +1,11 @@
 """Imports qdrant-client without building its models, half of the CPU time of that import.
 
-It calls `model_rebuild` of each of its 300 models. pydantic does so itself when a model is used first.
+It calls `model_rebuild` of each of its 340 models. pydantic does so itself when a model is used first. A program that
+derives classes from these models has to import qdrant-client before viewfinder, or use the models first.
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,12 @@ def _import() -> None:
     of_class: Callable[..., bool | None] = rebuild.__func__
 
     def rebuild_others(cls: type[BaseModel], /, **options: Any) -> bool | None:
-        return None if cls.__module__ == _MODELS else of_class(cls, **options)
+        if cls.__module__ == _MODELS:
+            # Names are looked up here before they are in the function that uses the model first.
+            cls.__pydantic_parent_namespace__ = vars(sys.modules[_MODELS])
+            return None
+        depth = options.pop("_parent_namespace_depth", 2)
+        return of_class(cls, _parent_namespace_depth=depth + 1 if depth > 0 else depth, **options)
 
     # Without this lock, threads that use a model first at the same time would fail.
     is_locked = hasattr(pydantic.main, "_rebuild_lock")

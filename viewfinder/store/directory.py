@@ -33,8 +33,8 @@ from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
 logger = logging.getLogger(__name__)
 
 LARGE_STORE_ADVICE = (
-    f"The embedded store has more than {EMBEDDED_MAX_IMAGES:,} images. A server scales further: "
-    "start one with 'docker run -p 6333:6333 qdrant/qdrant', "
+    f"The embedded store is larger than any that was measured ({EMBEDDED_MAX_IMAGES:,} images). "
+    "A server scales further: start one with 'docker run -p 6333:6333 qdrant/qdrant', "
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )
 LOCK_WAIT_S = 15.0

@@ -90,7 +90,7 @@ class ServerClient:
                 headers={"api-key": self._address.api_key} if self._address.api_key else None,
                 # `Store.check` does this; the client would check in a thread and only log a warning.
                 check_compatibility=False,
-                verify=tls_context(),
+                verify=tls_context() if url.startswith("https:") else False,
                 # HTTP_PROXY is for other machines.
                 trust_env=not local,
                 grpc_options={"grpc.enable_http_proxy": 0} if local else None,

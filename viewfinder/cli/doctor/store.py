@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from viewfinder.store.directory import Holder
     from viewfinder.store.schema import CollectionMetadata
 
-# A million points: 7 kB each, without captions, at 512 dimensions.
-LARGE_STORE_BYTES = 7_000_000_000
+# A million points: 9 kB each, with image and caption at 512 dimensions.
+LARGE_STORE_BYTES = 9_000_000_000
 _ANSWER_TIMEOUT_S = 5.0
 
 
