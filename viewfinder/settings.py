@@ -133,7 +133,7 @@ class Settings(BaseModel):
     quantization: Quantization = Field(
         "none",
         description="Format of vectors in memory, for new collections: float32 (`none`), `int8` or `4bit`; the "
-        "originals are on disk in any case. The embedded store takes `none` as 8 bits, too.",
+        "originals are on disk in any case. In the embedded store `none` is the same as `int8`.",
     )
     vector_type: VectorType = Field(
         "float32",

@@ -112,7 +112,7 @@ def open_execution(settings: Settings, command: str, *, on_ray: bool) -> "Iterat
         if is_ray_at_hand(settings, address):
             from viewfinder.cluster.executor import RayExecutor
 
-            # Told before Ray ends, which ends this program on a busy machine.
+            # Told before Ray ends: that may end this program, too.
             with join_ray(settings, address) as store, _telling(STOPPED):
                 yield store, RayExecutor()
         else:
