@@ -46,7 +46,8 @@ from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 
 checkpoint = locate(sys.argv[1], expect=sys.argv[2], exported=True)
-Encoder.load(checkpoint, device="cpu", runtime="openvino", threads=1).encode_texts(["a red car"])
+encoder = Encoder.load(checkpoint, device="cpu", runtime="openvino", threads=1, towers=["text"])
+encoder.encode_texts(["a red car"])
 os._exit(0)
 """
 IMPORT_TORCH = "import os, torch; os._exit(0)"

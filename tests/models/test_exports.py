@@ -81,10 +81,26 @@ def test_a_damaged_export_is_refused_and_made_again(
     else:
         path.write_text(content)
     with pytest.raises(ExportMissingError, match="is damaged") as damaged:
-        exports.find(MODEL)
+        exports.find(MODEL).verify()
     assert damaged.value.retry
     publish(exports, content="again")
-    assert exports.find(MODEL).file("text.bin").read_text() == "again"
+    export = exports.find(MODEL)
+    export.verify()
+    assert export.file("text.bin").read_text() == "again"
+
+
+def test_only_the_named_files_are_verified(exports: Exports, tmp_path: Path) -> None:
+    publish(exports)
+    export = exports.find(MODEL)
+    (changed,) = (tmp_path / "exports").rglob("text.bin")
+    changed.write_text("weightS")
+    with pytest.raises(ExportMissingError, match=r"text\.bin has changed"):
+        export.verify("text.bin")
+    changed.unlink()
+    with pytest.raises(ExportMissingError, match=r"is damaged \(.*text\.bin"):
+        export.verify("text.bin")
+    with pytest.raises(ExportMissingError, match="is damaged"):
+        export.verify("image.bin")  # the manifest does not name it
 
 
 def test_the_export_of_another_model_is_refused(exports: Exports) -> None:

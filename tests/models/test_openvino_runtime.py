@@ -23,7 +23,7 @@ from viewfinder.models.encoder import Encoder, loads_exports
 from viewfinder.models.exports import Export, ExportMissingError, Manifest
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
 from viewfinder.models.openvino_runtime import OpenVinoRuntime
-from viewfinder.models.runtime import RuntimeName
+from viewfinder.models.runtime import RuntimeName, TowerName
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -130,25 +130,50 @@ def test_vectors_stay_when_the_encoder_goes_on(clip: Exported) -> None:
     assert first.tolist() == kept.tolist()
 
 
-def test_an_export_whose_vectors_differ_is_refused(clip: Exported, tmp_path: Path) -> None:
-    for path in clip.export.directory.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    with np.load(tmp_path / "probes.npz") as found:
-        changed = {name: found[name] for name in found.files}
-    changed["texts"] = changed["texts"][:, ::-1]
-    np.savez(tmp_path / "probes.npz", **changed)
-    with pytest.raises(ExportMissingError, match="its vectors differ from torch's in float32: cosine") as refused:
-        OpenVinoRuntime(replace(clip.export, directory=tmp_path), "float32")
+def changed(export: Export, directory: Path, **contents: bytes) -> Export:
+    """A whole export with other contents of these files, as another version or another machine may have made."""
+    directory.mkdir(exist_ok=True)
+    shutil.copytree(export.directory, directory, dirs_exist_ok=True)
+    for name, content in contents.items():
+        (directory / name).write_bytes(content)
+    digests = {**export.manifest.files, **{name: exports.sha256(directory / name) for name in contents}}
+    manifest = replace(export.manifest, files=digests)
+    manifest.save(directory)
+    return Export(directory, manifest)
+
+
+@pytest.mark.parametrize(("tower", "vectors"), [("text", "texts"), ("image", "images")])
+def test_a_tower_whose_vectors_differ_is_refused(
+    clip: Exported, tmp_path: Path, tower: TowerName, vectors: str
+) -> None:
+    with np.load(clip.export.file("probes.npz")) as found:
+        probes = {name: found[name] for name in found.files}
+    probes[vectors] = probes[vectors][:, ::-1]
+    np.savez(tmp_path / "probes.npz", **probes)
+    other = changed(clip.export, tmp_path, **{"probes.npz": (tmp_path / "probes.npz").read_bytes()})
+    with pytest.raises(
+        ExportMissingError, match=f"its {tower} vectors differ from torch's in float32: cosine"
+    ) as refused:
+        OpenVinoRuntime(other, "float32").load("text", "image")
     assert not refused.value.retry
 
 
-def test_files_that_openvino_cannot_read_are_refused(clip: Exported, tmp_path: Path) -> None:
-    for path in clip.export.directory.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "text.xml").write_text("<net>")
+@pytest.mark.parametrize("name", ["text.xml", "image.xml"])
+def test_files_that_openvino_cannot_read_are_refused(clip: Exported, tmp_path: Path, name: str) -> None:
     with pytest.raises(ExportMissingError, match="OpenVINO cannot use its export") as refused:
-        OpenVinoRuntime(replace(clip.export, directory=tmp_path), "float32")
+        OpenVinoRuntime(changed(clip.export, tmp_path, **{name: b"<net>"}), "float32").load("text", "image")
     assert refused.value.retry
+
+
+@pytest.mark.parametrize("name", ["image.xml", "image.bin"])
+def test_a_damaged_file_of_a_tower_is_named(clip: Exported, tmp_path: Path, name: str) -> None:
+    damaged = changed(clip.export, tmp_path)
+    content = damaged.file(name).read_bytes()
+    damaged.file(name).write_bytes(content[: len(content) // 2])
+    runtime = OpenVinoRuntime(damaged, "float32")
+    runtime.load("text")
+    with pytest.raises(ExportMissingError, match=f"is damaged \\({name} has changed\\)"):
+        runtime.encode_images(random_images(1, 32))
 
 
 @pytest.fixture
@@ -158,11 +183,51 @@ def unusable(clip: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(exports.Exports, "of_this_machine", lambda: made)
     fingerprint = clip.checkpoint.fingerprint
     with made.alone(fingerprint), made.publish(fingerprint) as directory:
-        shutil.copytree(clip.export.directory, directory, dirs_exist_ok=True)
-        (directory / "text.xml").write_text("<net>")
-        digests = {**clip.export.manifest.files, "text.xml": exports.sha256(directory / "text.xml")}
-        replace(clip.export.manifest, files=digests).save(directory)
+        changed(clip.export, directory, **{"text.xml": b"<net>"})
     return made.find(fingerprint)
+
+
+@pytest.fixture
+def without_images(clip: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The image tower of this machine's export of the model, which OpenVINO cannot read."""
+    made = exports.Exports(tmp_path)
+    monkeypatch.setattr(exports.Exports, "of_this_machine", lambda: made)
+    fingerprint = clip.checkpoint.fingerprint
+    with made.alone(fingerprint), made.publish(fingerprint) as directory:
+        changed(clip.export, directory, **{"image.xml": b"<net>"})
+    return made.find(fingerprint).file("image.xml")
+
+
+def test_a_tower_is_read_when_it_is_first_used(clip: Exported, without_images: Path) -> None:
+    whole = Encoder.load(clip.checkpoint, device="cpu", towers=["text"])
+    without_images.unlink()
+    vectors, _ = whole.encode_texts(TEXTS)
+    np.testing.assert_allclose(vectors, clip.encoder.encode_texts(TEXTS)[0], rtol=0, atol=1e-5)
+    assert whole.runtime.name == "openvino"
+
+
+def test_an_encoder_goes_on_with_torch_where_a_tower_cannot_be_used(
+    clip: Exported, without_images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = Encoder.load(clip.checkpoint, device="cpu", precision="float32", towers=["text"])
+    before, _ = encoder.encode_texts(TEXTS)
+    images = random_images(4, 32)
+    expected = clip.encoder.encode_images(images)
+    with caplog.at_level("INFO"), ThreadPoolExecutor(4) as pool:
+        for vectors in pool.map(encoder.encode_images, [images] * 4):
+            np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+    lines = [each.getMessage() for each in caplog.records if "runs on torch" in each.getMessage()]
+    assert len(lines) == 1, "four threads load one model"
+    assert "OpenVINO cannot use its export" in lines[0]
+    assert encoder.runtime.name == "torch"
+    np.testing.assert_allclose(encoder.encode_texts(TEXTS)[0], before, rtol=0, atol=1e-5)
+
+
+def test_a_tower_that_cannot_be_used_is_an_error_where_openvino_is_set(clip: Exported, without_images: Path) -> None:
+    encoder = Encoder.load(clip.checkpoint, device="cpu", runtime="openvino", precision="float32", towers=["text"])
+    with pytest.raises(ViewfinderError, match="does not run on OpenVINO: OpenVINO cannot use its export"):
+        encoder.encode_images(random_images(1, 32))
+    assert len(encoder.encode_texts(TEXTS)[0]) == len(TEXTS)
 
 
 def test_an_export_that_openvino_cannot_use_is_made_again(
@@ -281,7 +346,7 @@ REPLICA = f"""
     service = SearchService.connect(settings, Metrics())
     models = service.follower.models
     model = models.made(models._load(locate("demo-small")))
-    model.warm()
+    model.warm(wait_for_images=True)
     runtime = model.encoder.runtime.name
     model.close()
     service.close()
@@ -349,7 +414,8 @@ def test_an_export_is_read_once_for_its_digests(
     monkeypatch.setattr(exports.Exports, "of_this_machine", lambda: exports.Exports(prepared / "viewfinder"))
     encoder = Encoder.load(locate("demo-small"), device="cpu", runtime=runtime)
     assert encoder.runtime.name == "openvino"
-    assert sorted(read) == ["image.bin", "image.xml", "probes.npz", "text.bin", "text.xml"]
+    weights = [name for name in read if name != "probes.npz"]
+    assert sorted(weights) == ["image.bin", "image.xml", "text.bin", "text.xml"]
 
 
 def test_who_loads_an_export_does_not_read_the_weights(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

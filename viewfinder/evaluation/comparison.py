@@ -124,6 +124,11 @@ def _encode(texts: list[str], collection: Collection, settings: Settings) -> Vec
     made_by = collection.metadata
     checkpoint = locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions, exported=True)
     encoder = Encoder.load(
-        checkpoint, device=settings.device, precision=settings.precision, runtime=settings.runtime, export=True
+        checkpoint,
+        device=settings.device,
+        precision=settings.precision,
+        runtime=settings.runtime,
+        export=True,
+        towers=["text"],
     )
     return encoder.encode_texts(texts)[0]

@@ -1,6 +1,10 @@
 """Encoding of images and texts to unit vectors, with one checkpoint on one device."""
 
 import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -15,7 +19,7 @@ from viewfinder.models.devices import Device, Precision, choose_device, choose_p
 from viewfinder.models.exports import TOKENIZER, Export, ExportMissingError, Exports
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
 from viewfinder.models.openvino_runtime import OpenVinoRuntime, supports
-from viewfinder.models.runtime import Runtime, RuntimeName
+from viewfinder.models.runtime import Runtime, RuntimeName, TowerName
 from viewfinder.models.tokenizer import Tokenizer
 from viewfinder.models.torch_runtime import TorchRuntime
 
@@ -23,12 +27,24 @@ logger = logging.getLogger(__name__)
 
 
 class Encoder:
-    """Both towers of a model. Create one with `Encoder.load` in the process that uses it; threads may share it."""
+    """Both towers of a model. Create one with `Encoder.load` in the process that uses it; threads may share it.
 
-    def __init__(self, checkpoint: Checkpoint, runtime: Runtime, definition: TokenizerDefinition | None = None) -> None:
+    If a tower of an export turns out to be unusable when it is first used, `instead` is called with the reason, and
+    returns the runtime of all further calls.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        runtime: Runtime,
+        definition: TokenizerDefinition | None = None,
+        instead: Callable[[ExportMissingError], Runtime] | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
         self.runtime = runtime
         self._tokenizer = Tokenizer(checkpoint.tokenizer, definition)
+        self._instead = instead
+        self._replacing = threading.Lock()
 
     @classmethod
     def load(
@@ -41,11 +57,13 @@ class Encoder:
         threads: int | None = None,
         calls: int = 1,
         export: bool = False,
+        towers: Sequence[TowerName] = ("text", "image"),
     ) -> Self:
         """Load the model: with "auto" on OpenVINO on a CPU if it has been exported, else on torch.
 
         `threads` is the number of CPU threads of one call (None: one for each core), `calls` that of calls at the same
-        time. With `export`, a model without an export is exported in the background for those who load it later.
+        time. With `export`, a model without an export is exported in the background for those who load it later. Of an
+        export only these `towers` are loaded now, the other one when it is first used.
         Raises `UnknownModelError` if the weights do not fit the configuration, `ModelMismatchError` if torch would load
         others than those of the fingerprint, `ConfigurationError` if this machine lacks the device, and with "openvino"
         `ViewfinderError` if the model cannot be exported or used there.
@@ -57,34 +75,54 @@ class Encoder:
                 f"OpenVINO does not compute in {numbers}. Set VIEWFINDER_PRECISION to 'auto', 'float32' or 'bfloat16', "
                 "or VIEWFINDER_RUNTIME to 'auto'."
             )
-        if chosen == "cpu" and runtime != "torch" and supports(numbers):
-            try:
-                found = Exports.of_this_machine().find(checkpoint.fingerprint)
-                return cls._exported(checkpoint, found, numbers, threads, calls)
-            except ExportMissingError as reason:
-                if runtime == "openvino":
-                    return cls._prepared(checkpoint, numbers, threads, calls)
-                checkpoint.verify()
-                _use_torch(checkpoint, reason, export=export)
-        checkpoint.verify()
-        loaded = TorchRuntime.load(checkpoint, chosen, numbers, threads)
-        logger.info("loaded %s (%s) on %s as %s", checkpoint.name, checkpoint.fingerprint, chosen, numbers)
-        return cls(checkpoint, loaded)
 
-    @classmethod
-    def _exported(cls, checkpoint: Checkpoint, export: Export, precision: str, threads: int | None, calls: int) -> Self:
-        runtime = OpenVinoRuntime(export, precision, threads=threads, calls=calls)
-        logger.info("loaded %s (%s) on OpenVINO as %s", checkpoint.name, checkpoint.fingerprint, precision)
-        return cls(checkpoint, runtime, _definition(checkpoint, export))
+        def on_torch() -> TorchRuntime:
+            checkpoint.verify()
+            loaded = TorchRuntime.load(checkpoint, chosen, numbers, threads)
+            logger.info("loaded %s (%s) on %s as %s", checkpoint.name, checkpoint.fingerprint, chosen, numbers)
+            return loaded
 
-    @classmethod
-    def _prepared(cls, checkpoint: Checkpoint, precision: str, threads: int | None, calls: int) -> Self:
+        def instead(reason: ExportMissingError) -> TorchRuntime:
+            if runtime == "openvino":
+                raise _unusable(checkpoint, reason) from reason
+            checkpoint.verify()
+            _use_torch(checkpoint, reason, export=export)
+            return on_torch()
+
+        if chosen != "cpu" or runtime == "torch" or not supports(numbers):
+            return cls(checkpoint, on_torch())
+        exported = partial(
+            cls._exported, checkpoint, precision=numbers, threads=threads, calls=calls, towers=towers, instead=instead
+        )
         try:
-            return cls._exported(checkpoint, exporter.prepare(checkpoint), precision, threads, calls)
-        except ExportMissingError as error:
-            raise ViewfinderError(
-                f"Model {checkpoint.name!r} does not run on OpenVINO: {error}. Set VIEWFINDER_RUNTIME to 'auto'."
-            ) from error
+            return exported(Exports.of_this_machine().find(checkpoint.fingerprint))
+        except ExportMissingError as reason:
+            if runtime != "openvino":
+                return cls(checkpoint, instead(reason))
+        try:
+            return exported(exporter.prepare(checkpoint))
+        except ExportMissingError as reason:
+            raise _unusable(checkpoint, reason) from reason
+
+    @classmethod
+    def _exported(
+        cls,
+        checkpoint: Checkpoint,
+        export: Export,
+        *,
+        precision: str,
+        threads: int | None,
+        calls: int,
+        towers: Sequence[TowerName],
+        instead: Callable[[ExportMissingError], Runtime],
+    ) -> Self:
+        runtime = OpenVinoRuntime(export, precision, threads=threads, calls=calls)
+        with ThreadPoolExecutor(1) as loading:
+            loaded = loading.submit(runtime.load, *towers)
+            encoder = cls(checkpoint, runtime, _definition(checkpoint, export), instead)
+            loaded.result()
+        logger.info("loaded %s (%s) on OpenVINO as %s", checkpoint.name, checkpoint.fingerprint, precision)
+        return encoder
 
     @property
     def device(self) -> str:
@@ -126,24 +164,42 @@ class Encoder:
             raise ValueError(f"images must be uint8 [N, {size}, {size}, 3], not {images.dtype} {list(images.shape)}")
         if not len(images):
             return np.empty((0, self.dimension), np.float32)
-        return _unit_vectors(self.runtime.encode_images(images))
+        return self._compute(lambda runtime: runtime.encode_images(images))
 
     def encode_texts(self, texts: list[str]) -> tuple[Vectors, NDArray[np.int64]]:
         """Return unit vectors float32 [N, dimension], and the number of tokens truncated from each text."""
         if not texts:
             return np.empty((0, self.dimension), np.float32), np.empty(0, np.int64)
         tokens, truncated = self._tokenizer(texts)
-        return _unit_vectors(self.runtime.encode_tokens(tokens)), np.array(truncated, np.int64)
+        return self._compute(lambda runtime: runtime.encode_tokens(tokens)), np.array(truncated, np.int64)
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Return the number of tokens the model reads of each text, start and end tokens included."""
         return [min(length, self.context_length) for length in self._tokenizer.lengths(texts)]
+
+    def _compute(self, features: Callable[[Runtime], Vectors]) -> Vectors:
+        used = self.runtime
+        try:
+            return _unit_vectors(features(used))
+        except ExportMissingError as reason:
+            if self._instead is None:
+                raise
+            with self._replacing:
+                if self.runtime is used:
+                    self.runtime = self._instead(reason)
+            return _unit_vectors(features(self.runtime))
 
 
 def loads_exports(device: Device, precision: Precision, runtime: RuntimeName) -> bool:
     """Return True if `Encoder.load` with these options loads the export of a model that has one. Imports no torch."""
     on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())
     return on_cpu and runtime != "torch" and supports(choose_precision(precision, "cpu"))
+
+
+def _unusable(checkpoint: Checkpoint, reason: ExportMissingError) -> ViewfinderError:
+    return ViewfinderError(
+        f"Model {checkpoint.name!r} does not run on OpenVINO: {reason}. Set VIEWFINDER_RUNTIME to 'auto'."
+    )
 
 
 def _use_torch(checkpoint: Checkpoint, reason: ExportMissingError, *, export: bool) -> None:
@@ -157,7 +213,10 @@ def _use_torch(checkpoint: Checkpoint, reason: ExportMissingError, *, export: bo
 
 def _definition(checkpoint: Checkpoint, export: Export) -> TokenizerDefinition | None:
     """Return the tokenizer as transformers made it, which imports torch."""
-    return None if checkpoint.tokenizer.kind == "bpe" else TokenizerDefinition.load(export.file(TOKENIZER))
+    if checkpoint.tokenizer.kind == "bpe":
+        return None
+    export.verify(TOKENIZER)
+    return TokenizerDefinition.load(export.file(TOKENIZER))
 
 
 def _unit_vectors(features: Vectors) -> Vectors:

@@ -144,7 +144,9 @@ def _usable(exports: Exports, fingerprint: str) -> Export | None:
     except ExportMissingError:
         return None
     try:
-        OpenVinoRuntime(found, "float32")
+        OpenVinoRuntime(found, "float32").load("text", "image")
+        if TOKENIZER in found.manifest.files:
+            found.verify(TOKENIZER)
     except ExportMissingError as error:
         if error.retry:
             return None

@@ -18,7 +18,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,13 +66,23 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A complete export whose files are those that were written."""
+    """An export with all its files. Whoever reads one of them calls `verify` with its name."""
 
     directory: Path
     manifest: Manifest
 
     def file(self, name: str) -> Path:
         return self.directory / name
+
+    def verify(self, *names: str) -> None:
+        """Raise `ExportMissingError` if one of these files is not the one that was written; without names, of all."""
+        for name in names or self.manifest.files:
+            try:
+                changed = sha256(self.file(name)) != self.manifest.files[name]
+            except (OSError, KeyError, TypeError) as error:
+                raise ExportMissingError(f"its export in {self.directory} is damaged ({error})") from error
+            if changed:
+                raise ExportMissingError(f"its export in {self.directory} is damaged ({name} has changed)")
 
 
 class Exports:
@@ -90,7 +99,7 @@ class Exports:
         return cls(Path(constants.HF_HOME) / "viewfinder")
 
     def find(self, fingerprint: str) -> Export:
-        """Return the export of a model; raise `ExportMissingError` if there is none, or if it is damaged."""
+        """Return the export of a model; raise `ExportMissingError` if there is none, or if files are missing."""
         directory = self._directory / _name(fingerprint)
         if (failure := self._failure(fingerprint)) is not None:
             raise ExportMissingError(f"its export failed: {failure}", retry=False)
@@ -98,13 +107,13 @@ class Exports:
             if not directory.exists():
                 raise ExportMissingError("it has not been exported on this machine")
             manifest = Manifest.load(directory)
-            damaged = _damaged(directory, manifest.files)
+            missing = [name for name in manifest.files if not (directory / name).is_file()]
         except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise ExportMissingError(f"its export in {directory} is damaged ({error})") from error
         if manifest.fingerprint != fingerprint:
             raise ExportMissingError(f"its export in {directory} is that of the model {manifest.fingerprint}")
-        if damaged:
-            raise ExportMissingError(f"its export in {directory} is damaged ({damaged[0]} has changed)")
+        if missing:
+            raise ExportMissingError(f"its export in {directory} is damaged ({missing[0]} is missing)")
         return Export(directory, manifest)
 
     def weights(self, fingerprint: str) -> str | None:
@@ -181,14 +190,6 @@ class Exports:
             return str(record["reason"]) if record["made_by"] == made_by() else None
         except (OSError, TypeError, KeyError, ValueError):
             return None
-
-
-def _damaged(directory: Path, files: Mapping[str, str]) -> list[str]:
-    """Return the names of files whose digest is another; two are read at a time."""
-    names, expected = list(files.keys()), list(files.values())
-    with ThreadPoolExecutor(2) as reading:
-        found = reading.map(sha256, [directory / name for name in names])
-        return [name for name, digest, other in zip(names, expected, found, strict=True) if digest != other]
 
 
 def made_by() -> str:

@@ -1,10 +1,13 @@
 """The runtime of CPUs: the exported towers on OpenVINO. Imports neither torch nor open_clip."""
 
+import functools
 import logging
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,8 @@ from numpy.typing import NDArray
 from viewfinder.arrays import Vectors
 from viewfinder.models import probes
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.exports import IMAGE, PROBES, TEXT, Export, ExportMissingError
+from viewfinder.models.exports import PROBES, Export, ExportMissingError
+from viewfinder.models.runtime import TowerName
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +47,16 @@ def supports(precision: str) -> bool:
 class OpenVinoRuntime:
     """Both towers of an export, on the CPU. At most `calls` calls of a tower run at once, each with `threads` threads.
 
-    A tower has threads of its own, so that texts do not wait for images.
+    A tower is loaded when it is first used, or by `load`. It has threads of its own, so that texts do not wait for
+    images. Loading and calls raise `ExportMissingError` if OpenVINO cannot read a tower, or if its vectors differ from
+    torch's.
     """
 
     name = "openvino"
     device = "cpu"
 
     def __init__(self, export: Export, precision: str, *, threads: int | None = None, calls: int = 1) -> None:
-        """Load an export and compute one probe of each kind.
-
-        Raises `ExportMissingError` if OpenVINO is not installed, cannot read it, or if the vectors differ from torch's.
-        """
+        """Raises `ExportMissingError` if OpenVINO is not installed."""
         self.precision = precision
         self.logit_scale, self.logit_bias = export.manifest.logit_scale, export.manifest.logit_bias
         self._text_length = export.manifest.text_length
@@ -67,56 +70,108 @@ class OpenVinoRuntime:
         }
         try:
             core = import_openvino().Core()
-            # Both at once: OpenVINO compiles a tower on one core.
-            with ThreadPoolExecutor(2) as compiling:
-                self._text, self._image = compiling.map(
-                    lambda name: _Tower(core.compile_model(export.file(name), "CPU", options)), (TEXT, IMAGE)
-                )
-            self._check(export)
         except ModuleNotFoundError as error:
             raise ExportMissingError(f"{error.name} is not installed", retry=False) from error
-        except (RuntimeError, OSError, KeyError, ValueError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ExportMissingError(f"OpenVINO cannot use its export in {export.directory} ({first[:200]})") from error
+        compile_model = functools.partial(core.compile_model, device_name="CPU", config=options)
+        self._towers: dict[TowerName, _Tower] = {
+            "text": _Tower(export, "text", precision, compile_model, self._text_inputs),
+            "image": _Tower(export, "image", precision, compile_model, _image_inputs),
+        }
+
+    def load(self, *names: TowerName) -> None:
+        """Load these towers, at the same time: OpenVINO compiles one on one core."""
+        with ThreadPoolExecutor(2) as loading:
+            list(loading.map(lambda name: self._towers[name].load(), names))
 
     def encode_images(self, images: NDArray[np.uint8]) -> Vectors:
         """See `Runtime`."""
-        return self._image({"images": np.ascontiguousarray(images)})
+        return self._towers["image"](images)
 
     def encode_tokens(self, tokens: NDArray[np.int64]) -> Vectors:
         """See `Runtime`."""
+        return self._towers["text"](tokens)
+
+    def _text_inputs(self, tokens: NDArray[Any]) -> dict[str, NDArray[Any]]:
         read = np.ascontiguousarray(self._text_length.cut(tokens))
         ends = {"ends": self._text_length.ends(read)} if self._text_length.has_ends else {}
-        return self._text({"tokens": read, **ends})
+        return {"tokens": read, **ends}
 
-    def _check(self, export: Export) -> None:
-        # An export may come from another kind of processor, and so from another number format.
-        with np.load(export.file(PROBES)) as expected:
-            size = int(expected["size"])
-            text = probes.lowest_cosine(self.encode_tokens(expected["tokens"][:1]), expected["texts"][:1])
-            image = probes.lowest_cosine(self.encode_images(probes.images(size)[:1]), expected["images"][:1])
-        if not min(text, image) >= probes.SAME_COSINE:  # `not >=`, because NaN compares false
-            reason = (
-                f"its vectors differ from torch's in {self.precision}: cosine {text:.5f} (text), {image:.5f} (image)"
-            )
-            raise ExportMissingError(reason, retry=False)
+
+def _image_inputs(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return {"images": np.ascontiguousarray(images)}
 
 
 class _Tower:
-    """A compiled tower, for several threads."""
+    """A tower, compiled when it is first used. Threads may share it."""
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+    def __init__(
+        self,
+        export: Export,
+        name: TowerName,
+        precision: str,
+        compile_model: Callable[[Path], Any],
+        inputs: Callable[[NDArray[Any]], dict[str, NDArray[Any]]],
+    ) -> None:
+        self._export = export
+        self._name = name
+        self._precision = precision
+        self._compile = compile_model
+        self._inputs = inputs
+        self._loading = threading.Lock()
+        self._compiled: Any = None
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def __call__(self, inputs: dict[str, NDArray[Any]]) -> Vectors:
+    def __call__(self, items: NDArray[Any]) -> Vectors:
+        if self._compiled is None:
+            self.load()
+        return self._infer(self._compiled, items)
+
+    def load(self) -> None:
+        """Compile the tower and compute one of its probes, unless that has been done."""
+        with self._loading:
+            if self._compiled is None:
+                compiled = self._verified()
+                self._check(compiled)
+                self._compiled = compiled
+
+    def _verified(self) -> Any:
+        model, weights = f"{self._name}.xml", f"{self._name}.bin"
+        with ThreadPoolExecutor(1) as reading:
+            verified = reading.submit(self._export.verify, model, weights, PROBES)
+            try:
+                compiled = self._compile(self._export.file(model))
+            except (RuntimeError, OSError) as error:
+                verified.result()  # names a damaged file
+                raise self._unusable(error) from error
+            verified.result()
+            return compiled
+
+    def _check(self, compiled: Any) -> None:
+        # An export may come from another kind of processor, and so from another number format.
+        try:
+            with np.load(self._export.file(PROBES)) as probe:
+                is_text = self._name == "text"
+                items = probe["tokens"][:1] if is_text else probes.images(int(probe["size"]))[:1]
+                expected = probe["texts"][:1] if is_text else probe["images"][:1]
+            cosine = probes.lowest_cosine(self._infer(compiled, items), expected)
+        except (RuntimeError, OSError, KeyError, ValueError) as error:
+            raise self._unusable(error) from error
+        if not cosine >= probes.SAME_COSINE:  # `not >=`, because NaN compares false
+            reason = f"its {self._name} vectors differ from torch's in {self._precision}: cosine {cosine:.5f}"
+            raise ExportMissingError(reason, retry=False)
+
+    def _unusable(self, error: Exception) -> ExportMissingError:
+        first = str(error).strip().partition("\n")[0]
+        return ExportMissingError(f"OpenVINO cannot use its export in {self._export.directory} ({first[:200]})")
+
+    def _infer(self, compiled: Any, items: NDArray[Any]) -> Vectors:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
-            request = self._compiled.create_infer_request()
+            request = compiled.create_infer_request()
         try:
             # The inputs are read where they are; the output belongs to the request, which another thread takes next.
-            features: Vectors = request.infer(inputs, share_inputs=True)[0].copy()
+            features: Vectors = request.infer(self._inputs(items), share_inputs=True)[0].copy()
             return features
         finally:
             self._idle.put(request)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from viewfinder.arrays import Vectors
 
 RuntimeName = Literal["auto", "torch", "openvino"]
+TowerName = Literal["text", "image"]
 
 
 class Runtime(Protocol):

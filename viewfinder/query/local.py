@@ -58,6 +58,7 @@ class LocalSearch:
                 precision=settings.precision,
                 runtime=settings.runtime,
                 export=True,
+                towers=["text"],
             )
         limits = ImageLimits.of(settings)
         self._images = QueryImages(

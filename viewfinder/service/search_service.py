@@ -100,6 +100,7 @@ class SearchService:
                 runtime=settings.runtime,
                 threads=threads,
                 export=True,
+                towers=["text"],
             )
 
         models = Models(

@@ -159,6 +159,8 @@ class Watched:
         self.images: list[int] = []
         self.texts_allowed = threading.Event()
         self.texts_allowed.set()
+        self.images_allowed = threading.Event()
+        self.images_allowed.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
@@ -170,6 +172,7 @@ class Watched:
 
     def encode_images(self, images: np.ndarray[Any, Any]) -> Any:
         self.images.append(len(images))
+        self.images_allowed.wait(10)
         return self._encoder.encode_images(images)
 
 
@@ -225,6 +228,35 @@ async def test_images_of_several_requests_are_encoded_together_without_waiting_f
     await text
     assert watched.images == [4]
     assert np.allclose(np.array(first + second), watched._encoder.encode_images(images), atol=1e-5)
+
+
+async def test_texts_are_answered_while_the_image_tower_is_loaded(generation: Generation, watched: Watched) -> None:
+    watched.images_allowed.clear()
+    generation.loaded.warm(wait_for_images=False)
+    assert await generation.encode_texts(["a cat"])
+    assert watched.texts == [["warm up"], ["a cat"]]
+    watched.images_allowed.set()
+    for thread in threading.enumerate():
+        if thread.name == "warm-images":
+            thread.join(10)
+    generation.loaded.warm(wait_for_images=True)
+    assert watched.images == [1, 1]
+
+
+def test_an_image_tower_that_fails_in_the_background_is_logged(
+    generation: Generation, watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(watched, "encode_images", fail)
+    generation.loaded.warm(wait_for_images=False)
+    for thread in threading.enumerate():
+        if thread.name == "warm-images":
+            thread.join(10)
+    assert "Images cannot be encoded: no memory" in caplog.text
+    with pytest.raises(RuntimeError, match="no memory"):
+        generation.loaded.warm(wait_for_images=True)
 
 
 async def test_cached_vectors_are_read_only_copies(generation: Generation) -> None:

@@ -5,6 +5,7 @@ another model. When the alias moves, the next generation is loaded and warmed be
 one assignment.
 """
 
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -20,6 +21,8 @@ from viewfinder.query.images import Pixels
 from viewfinder.service.generation.batching import Batcher
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.store import Collection
+
+logger = logging.getLogger(__name__)
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -51,9 +54,24 @@ class LoadedModel:
         """Number of texts and images of requests that are not encoded yet."""
         return self._texts.pending + self._images.pending
 
-    def warm(self) -> None:
-        """Encode once, so that the first query is as fast as the tenth."""
+    def warm(self, *, wait_for_images: bool) -> None:
+        """Encode once, so that the first query is as fast as the tenth.
+
+        Images are encoded in the background, unless they are waited for: a replica that starts answers texts meanwhile.
+        """
         self.encoder.encode_texts(["warm up"])
+        if wait_for_images:
+            self._warm_images()
+        else:
+            threading.Thread(target=self._try_to_warm_images, name="warm-images").start()
+
+    def _try_to_warm_images(self) -> None:
+        try:
+            self._warm_images()
+        except Exception as error:  # of any library; searches by image get it too
+            logger.error("Images cannot be encoded: %s", error)
+
+    def _warm_images(self) -> None:
         size = self.encoder.preprocess.size
         self.encoder.encode_images(np.zeros((1, size, size, 3), np.uint8))
 

@@ -141,7 +141,7 @@ class Models:
             checkpoint = self.locate(collection)  # first: a model without weights must not take another's place
             self._make_room(beside=beside)
             model = self.made(self._load(checkpoint))
-            model.warm()
+            model.warm(wait_for_images=beside)
         except BaseException as error:
             with self.lock:
                 del self._loading[fingerprint]
