@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.edge.copying import read_directory, stored_bytes
+from viewfinder.edge.copying import cache_directory, stored_bytes
 from viewfinder.edge.engine import SharedEngine
 
 COUNT, DIMENSION = 4_000, 256
@@ -48,8 +48,9 @@ def test_the_files_of_a_shard_that_is_opened_are_read(disk: Path) -> None:
     batch = {"ids": list(range(COUNT)), "vectors": {"image": vectors}, "payloads": [{}] * COUNT}
     engine.answer("PUT", "/collections/a/points", {"batch": batch})
     wait_until(lambda: engine.answer("GET", "/collections/a")["status"] == "green")
-    engine.close()
     (file,) = [path for path in disk.rglob("matrix.dat") if path.stat().st_size > COUNT * DIMENSION * 4]
+    assert is_cached(file), "read before the shard takes over"
+    engine.close()
     drop(file)
     if is_cached(file):
         pytest.skip("/var/tmp is in memory")
@@ -93,9 +94,22 @@ def test_folders_that_are_removed_meanwhile_are_left_out(disk: Path, monkeypatch
         return preadv(file, *arguments)
 
     monkeypatch.setattr(os, "preadv", remove_another)
-    read_directory(disk)
+    cache_directory(disk)
     assert [name for name in names if name not in gone and not is_cached(disk / name / "file")] == []
     assert gone
+
+
+def test_files_that_would_fill_the_memory_are_not_read(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (disk / "file").write_bytes(os.urandom(100_000))
+    drop(disk / "file")
+    if is_cached(disk / "file"):
+        pytest.skip("/var/tmp is in memory")
+    monkeypatch.setattr("viewfinder.edge.copying.available_memory", lambda: 190_000)
+    cache_directory(disk)
+    assert not is_cached(disk / "file")
+    monkeypatch.setattr("viewfinder.edge.copying.available_memory", lambda: 300_000)
+    cache_directory(disk, pause_s=0.001)
+    assert is_cached(disk / "file")
 
 
 def test_files_that_are_removed_meanwhile_take_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.child import child_command
-from viewfinder.edge.copying import copy_directory, stored_bytes, sync_directory
+from viewfinder.edge.copying import cache_directory, copy_directory, stored_bytes, sync_directory
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import build_graphs
 from viewfinder.edge.templates import ShardPlace
@@ -27,6 +27,8 @@ _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 # Of the space of a shard: the copy, and the segment with graphs beside the one without.
 _COPY_FACTOR = 2.4
+# Searches are answered while files are read: 100 to 200 MB/s instead of several GB/s.
+_READING_PAUSE_S = 0.001
 
 
 class BuilderProcess:
@@ -88,6 +90,7 @@ def main(file: str) -> None:
             lower_session_priority(_NICENESS)  # only now: updates have waited for the copy
             build_graphs(place, threshold_kb)
             sync_directory(place.directory)
+            cache_directory(place.directory, _READING_PAUSE_S)
             connection.send(None)
         except (Refusal, OSError) as error:
             connection.send(str(error))

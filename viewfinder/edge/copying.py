@@ -2,13 +2,18 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from viewfinder.memory import available_memory
+
 _CHUNK = 256 * 1024
 _PAGE = 4096
 _ZEROS = bytes(_CHUNK)
+# Files are read in advance if they take less than this share of the available memory.
+_CACHED_SHARE = 0.5
 
 
 def copy_directory(source: Path, target: Path) -> None:
@@ -46,14 +51,22 @@ def write_data(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> No
             os.pwrite(file.fileno(), piece, place)
 
 
-def read_directory(directory: Path) -> None:
-    """Read all files of a directory tree, so that the system's cache has them. They may be removed meanwhile."""
+def cache_directory(directory: Path, pause_s: float = 0.0) -> None:
+    """Read the files of a shard into the system's cache, unless they take too much of the available memory.
+
+    Whoever closed the shard or built its graphs has dropped the vectors from it, and searches would read them from disk
+    a page at a time. The files may be removed meanwhile. `pause_s` is the time between pieces of 256 kB.
+    """
+    if stored_bytes(directory) >= _CACHED_SHARE * (available_memory() or 0):
+        return
     buffer = bytearray(_CHUNK)
     for folder, _, names in os.walk(directory):
         for name in names:
             with suppress(OSError), Path(folder, name).open("rb", buffering=0) as file:
                 for begin, _ in _chunks(file.fileno()):
                     os.preadv(file.fileno(), [buffer], begin)
+                    if pause_s:
+                        time.sleep(pause_s)
 
 
 def sync_directory(directory: Path) -> None:

@@ -320,7 +320,8 @@ class SharedEngine(Engine):
         self._min_free_bytes = min_free_bytes
         self._flush_points = flush_points
         note = self._note
-        self._graphs = Graphs(self._needs, open_shard, self._adopt, self._is_adopted, note, quiet_s=quiet_s)
+        open_cached = functools.partial(open_shard, is_cached=True)  # by the process that has built the graphs
+        self._graphs = Graphs(self._needs, open_cached, self._adopt, self._is_adopted, note, quiet_s=quiet_s)
 
     def close(self) -> None:
         self._graphs.close()

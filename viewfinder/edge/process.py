@@ -11,31 +11,27 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from viewfinder.child import child_command
-from viewfinder.edge.copying import read_directory, stored_bytes
+from viewfinder.edge.copying import cache_directory
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import Shard
 from viewfinder.edge.templates import TEMPLATES, ShardPlace, Template
 from viewfinder.edge.turns import Turns
 from viewfinder.errors import StoreUnavailableError
-from viewfinder.memory import available_memory
 
 _CLOSE_S = 60.0
-# Files of a shard are read in advance if they take less than this share of the available memory.
-_CACHED_SHARE = 0.5
 
 
 class ShardProcess:
     """A shard that another process has open. Safe to share between threads; calls, and searches of a batch, take turns.
 
     `inherited` are open files that the process keeps open: with the lock of the directory, it stays locked until the
-    process has ended, also if this one is killed.
+    process has ended, also if this one is killed. With `is_cached` the files of the shard are in the system's cache.
     """
 
-    def __init__(self, place: ShardPlace, inherited: Sequence[int] = ()) -> None:
+    def __init__(self, place: ShardPlace, inherited: Sequence[int] = (), *, is_cached: bool = False) -> None:
         self._directory = place.directory
         self._turns = Turns()
         ours, theirs = socket.socketpair()
@@ -47,7 +43,7 @@ class ShardProcess:
         self._connection: Connection[Any, Any] = Connection(ours.detach())
         self._ended = False
         try:
-            self._open(place)
+            self._open(place, is_cached=is_cached)
         except BaseException:
             self.kill()
             raise
@@ -83,9 +79,9 @@ class ShardProcess:
         self._process.kill()
         self._end()
 
-    def _open(self, place: ShardPlace) -> None:
+    def _open(self, place: ShardPlace, *, is_cached: bool) -> None:
         known = TEMPLATES.get(place.kind)
-        made = self._ask((place, known))
+        made = self._ask((place, known, is_cached))
         if made is not None:
             TEMPLATES[place.kind] = made
 
@@ -145,24 +141,14 @@ def serve(connection: "Connection[Any, Any]") -> None:
         return  # the program has ended; the log has everything that was answered
 
 
-def _open_first(place: ShardPlace, template: Template | None) -> tuple[Shard, Template | None]:
+def _open_first(place: ShardPlace, template: Template | None, is_cached: bool) -> tuple[Shard, Template | None]:
     """Open the shard; return it and its template, if it was made here."""
     if template is not None:
         TEMPLATES[place.kind] = template
     shard = Shard(place)
-    threading.Thread(target=_read_files, args=(place.directory,), name="read-files", daemon=True).start()
+    if not is_cached:
+        threading.Thread(target=cache_directory, args=(place.directory,), name="read-files", daemon=True).start()
     return shard, TEMPLATES.get(place.kind) if template is None else None
-
-
-def _read_files(directory: Path) -> None:
-    """Read the files of a shard into the system's cache.
-
-    Whoever closed the shard or built its graphs has dropped the vectors from it, and searches would read them from disk
-    a page at a time.
-    """
-    with suppress(OSError):  # the engine removes files meanwhile
-        if stored_bytes(directory) < _CACHED_SHARE * (available_memory() or 0):
-            read_directory(directory)
 
 
 def main(file: str) -> None:
