@@ -1,10 +1,14 @@
 """Exported models on OpenVINO compared with open_clip's own, loaded from the same directory."""
 
+import errno
+import functools
+import gc
 import json
 import shutil
 import subprocess
 import sys
 import textwrap
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +21,7 @@ from PIL import Image
 from tests.models.test_encoder import TEXTS, Reference, random_images
 from viewfinder.errors import ConfigurationError, ModelMismatchError, ViewfinderError
 from viewfinder.models import checkpoint as checkpoints
-from viewfinder.models import exporter, exports
+from viewfinder.models import exporter, exports, openvino_runtime, probes
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder, loads_exports
 from viewfinder.models.exports import Export, ExportMissingError, Manifest
@@ -147,9 +151,9 @@ def test_a_tower_whose_vectors_differ_is_refused(
     clip: Exported, tmp_path: Path, tower: TowerName, vectors: str
 ) -> None:
     with np.load(clip.export.file("probes.npz")) as found:
-        probes = {name: found[name] for name in found.files}
-    probes[vectors] = probes[vectors][:, ::-1]
-    np.savez(tmp_path / "probes.npz", **probes)
+        vectors_of = {name: found[name] for name in found.files}
+    vectors_of[vectors] = vectors_of[vectors][:, ::-1]
+    np.savez(tmp_path / "probes.npz", **vectors_of)
     other = changed(clip.export, tmp_path, **{"probes.npz": (tmp_path / "probes.npz").read_bytes()})
     with pytest.raises(
         ExportMissingError, match=f"its {tower} vectors differ from torch's in float32: cosine"
@@ -223,11 +227,82 @@ def test_an_encoder_goes_on_with_torch_where_a_tower_cannot_be_used(
     np.testing.assert_allclose(encoder.encode_texts(TEXTS)[0], before, rtol=0, atol=1e-5)
 
 
-def test_a_tower_that_cannot_be_used_is_an_error_where_openvino_is_set(clip: Exported, without_images: Path) -> None:
-    encoder = Encoder.load(clip.checkpoint, device="cpu", runtime="openvino", precision="float32", towers=["text"])
-    with pytest.raises(ViewfinderError, match="does not run on OpenVINO: OpenVINO cannot use its export"):
-        encoder.encode_images(random_images(1, 32))
+def test_an_export_is_made_again_where_openvino_is_set(
+    clip: Exported, without_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = functools.partial(
+        Encoder.load, clip.checkpoint, device="cpu", runtime="openvino", precision="float32", towers=["text"]
+    )
+    whole = changed(clip.export, without_images.parents[1] / "whole")
+    monkeypatch.setattr(exporter, "prepare", lambda _: whole)
+    encoder, images = load(), random_images(4, 32)
+    np.testing.assert_allclose(encoder.encode_images(images), clip.encoder.encode_images(images), rtol=0, atol=1e-5)
+    assert encoder.runtime.name == "openvino"
+    assert encoder.is_complete
+    monkeypatch.setattr(exporter, "prepare", lambda _: replace(whole, directory=without_images.parent))
+    encoder = load()
+    with pytest.raises(ViewfinderError, match="does not run on OpenVINO: its export in .* is damaged"):
+        encoder.encode_images(images)
     assert len(encoder.encode_texts(TEXTS)[0]) == len(TEXTS)
+
+
+def test_a_file_that_cannot_be_read_now_is_read_by_the_next_call(
+    clip: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process with too many open files went on with torch until it ended."""
+    runtime = OpenVinoRuntime(clip.export, "float32")
+    encoder = Encoder(clip.checkpoint, runtime, None, lambda: pytest.fail("the model is loaded again"))
+    verify, failing = Export.verify, [OSError(errno.EMFILE, "Too many open files")]
+
+    def verify_later(export: Export, *names: str) -> None:
+        if failing:
+            raise failing.pop()
+        verify(export, *names)
+
+    monkeypatch.setattr(Export, "verify", verify_later)
+    images = random_images(1, 32)
+    with pytest.raises(OSError, match="Too many open files"):
+        encoder.encode_images(images)
+    np.testing.assert_allclose(encoder.encode_images(images), clip.encoder.encode_images(images), rtol=0, atol=1e-5)
+
+
+def test_a_refused_tower_leaves_nothing_to_the_next_one(
+    clip: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the second model was checked with a request of the first."""
+    other = changed(clip.export, tmp_path)
+    monkeypatch.setattr(probes, "lowest_cosine", lambda *_: -1.0)
+    runtime = OpenVinoRuntime(other, "float32", threads=1)
+    images = random_images(2, 32)
+    with pytest.raises(ExportMissingError, match="vectors differ"):
+        runtime.encode_images(images)
+    assert not runtime.is_complete
+    monkeypatch.undo()
+    used: list[Any] = []
+    infer = openvino_runtime._Compiled.__call__
+
+    def note(compiled: Any, inputs: Any) -> Any:
+        used.append(compiled._model)
+        return infer(compiled, inputs)
+
+    monkeypatch.setattr(openvino_runtime._Compiled, "__call__", note)
+    np.testing.assert_allclose(runtime.encode_images(images), clip.encoder.runtime.encode_images(images), atol=1e-5)
+    assert len({id(each) for each in used}) == 1
+
+
+def test_a_dropped_runtime_is_freed_without_a_collection_of_garbage(clip: Exported) -> None:
+    """A replica freezes what is there when it has started: in a cycle, its first model would stay for ever."""
+    runtime = OpenVinoRuntime(clip.export, "float32", threads=1)
+    encoder = Encoder(clip.checkpoint, runtime)
+    encoder.encode_texts(["a cat"])
+    encoder.encode_images(random_images(1, 32))
+    reference = weakref.ref(runtime)
+    gc.disable()
+    try:
+        del runtime, encoder
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_an_export_that_openvino_cannot_use_is_made_again(

@@ -1,10 +1,10 @@
 """Encoding of images and texts to unit vectors, with one checkpoint on one device."""
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -19,7 +19,7 @@ from viewfinder.models.devices import Device, Precision, choose_device, choose_p
 from viewfinder.models.exports import TOKENIZER, Export, ExportMissingError, Exports
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
 from viewfinder.models.openvino_runtime import OpenVinoRuntime, supports
-from viewfinder.models.runtime import Runtime, RuntimeName, TowerName
+from viewfinder.models.runtime import TOWERS, Runtime, RuntimeName, TowerName
 from viewfinder.models.tokenizer import Tokenizer
 from viewfinder.models.torch_runtime import TorchRuntime
 
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class Encoder:
     """Both towers of a model. Create one with `Encoder.load` in the process that uses it; threads may share it.
 
-    If a tower of an export turns out to be unusable when it is first used, `instead` is called with the reason, and
-    returns the runtime of all further calls.
+    If a tower that was not loaded at first cannot be used, `whole` is called, and both towers are those of the encoder
+    that it returns.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Encoder:
         checkpoint: Checkpoint,
         runtime: Runtime,
         definition: TokenizerDefinition | None = None,
-        instead: Callable[[ExportMissingError], Runtime] | None = None,
+        whole: "Callable[[], Encoder] | None" = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.runtime = runtime
         self._tokenizer = Tokenizer(checkpoint.tokenizer, definition)
-        self._instead = instead
+        self._whole = whole
         self._replacing = threading.Lock()
 
     @classmethod
@@ -57,13 +57,14 @@ class Encoder:
         threads: int | None = None,
         calls: int = 1,
         export: bool = False,
-        towers: Sequence[TowerName] = ("text", "image"),
+        towers: Sequence[TowerName] = TOWERS,
     ) -> Self:
         """Load the model: with "auto" on OpenVINO on a CPU if it has been exported, else on torch.
 
         `threads` is the number of CPU threads of one call (None: one for each core), `calls` that of calls at the same
         time. With `export`, a model without an export is exported in the background for those who load it later. Of an
-        export only these `towers` are loaded now, the other one when it is first used.
+        export only `towers` are loaded now, another one when it is first used. If its files are damaged, or this
+        machine computes other vectors, the model is then loaded again as a whole.
         Raises `UnknownModelError` if the weights do not fit the configuration, `ModelMismatchError` if torch would load
         others than those of the fingerprint, `ConfigurationError` if this machine lacks the device, and with "openvino"
         `ViewfinderError` if the model cannot be exported or used there.
@@ -75,34 +76,33 @@ class Encoder:
                 f"OpenVINO does not compute in {numbers}. Set VIEWFINDER_PRECISION to 'auto', 'float32' or 'bfloat16', "
                 "or VIEWFINDER_RUNTIME to 'auto'."
             )
-
-        def on_torch() -> TorchRuntime:
-            checkpoint.verify()
-            loaded = TorchRuntime.load(checkpoint, chosen, numbers, threads)
-            logger.info("loaded %s (%s) on %s as %s", checkpoint.name, checkpoint.fingerprint, chosen, numbers)
-            return loaded
-
-        def instead(reason: ExportMissingError) -> TorchRuntime:
+        missing: ExportMissingError | None = None
+        if chosen == "cpu" and runtime != "torch" and supports(numbers):
+            whole = functools.partial(
+                cls.load, checkpoint, device=device, precision=precision, runtime=runtime, threads=threads, calls=calls,
+                export=export,
+            )  # fmt: skip
+            load = functools.partial(
+                cls._exported, checkpoint, precision=numbers, threads=threads, calls=calls, towers=towers, whole=whole
+            )
+            try:
+                return load(Exports.of_this_machine().find(checkpoint.fingerprint))
+            except ExportMissingError as error:
+                missing = error
             if runtime == "openvino":
-                raise _unusable(checkpoint, reason) from reason
-            checkpoint.verify()
-            _use_torch(checkpoint, reason, export=export)
-            return on_torch()
-
-        if chosen != "cpu" or runtime == "torch" or not supports(numbers):
-            return cls(checkpoint, on_torch())
-        exported = partial(
-            cls._exported, checkpoint, precision=numbers, threads=threads, calls=calls, towers=towers, instead=instead
-        )
-        try:
-            return exported(Exports.of_this_machine().find(checkpoint.fingerprint))
-        except ExportMissingError as reason:
-            if runtime != "openvino":
-                return cls(checkpoint, instead(reason))
-        try:
-            return exported(exporter.prepare(checkpoint))
-        except ExportMissingError as reason:
-            raise _unusable(checkpoint, reason) from reason
+                try:
+                    return load(exporter.prepare(checkpoint))
+                except ExportMissingError as error:
+                    raise ViewfinderError(
+                        f"Model {checkpoint.name!r} does not run on OpenVINO: {error}. Set VIEWFINDER_RUNTIME to "
+                        "'auto'."
+                    ) from error
+        checkpoint.verify()
+        if missing is not None:
+            _use_torch(checkpoint, missing, export=export)
+        loaded = TorchRuntime.load(checkpoint, chosen, numbers, threads)
+        logger.info("loaded %s (%s) on %s as %s", checkpoint.name, checkpoint.fingerprint, chosen, numbers)
+        return cls(checkpoint, loaded)
 
     @classmethod
     def _exported(
@@ -114,15 +114,23 @@ class Encoder:
         threads: int | None,
         calls: int,
         towers: Sequence[TowerName],
-        instead: Callable[[ExportMissingError], Runtime],
+        whole: "Callable[[], Encoder]",
     ) -> Self:
-        runtime = OpenVinoRuntime(export, precision, threads=threads, calls=calls)
-        with ThreadPoolExecutor(1) as loading:
-            loaded = loading.submit(runtime.load, *towers)
-            encoder = cls(checkpoint, runtime, _definition(checkpoint, export), instead)
-            loaded.result()
+        try:
+            runtime = OpenVinoRuntime(export, precision, threads=threads, calls=calls)
+            with ThreadPoolExecutor(1) as loading:
+                loaded = loading.submit(runtime.load, *towers)
+                encoder = cls(checkpoint, runtime, _definition(checkpoint, export), whole)
+                loaded.result()
+        except OSError as error:
+            raise ExportMissingError(f"its export in {export.directory} cannot be read ({error})") from error
         logger.info("loaded %s (%s) on OpenVINO as %s", checkpoint.name, checkpoint.fingerprint, precision)
         return encoder
+
+    @property
+    def is_complete(self) -> bool:
+        """False while a tower is not loaded."""
+        return self.runtime.is_complete
 
     @property
     def device(self) -> str:
@@ -181,25 +189,20 @@ class Encoder:
         used = self.runtime
         try:
             return _unit_vectors(features(used))
-        except ExportMissingError as reason:
-            if self._instead is None:
+        except ExportMissingError as error:
+            if self._whole is None:
                 raise
-            with self._replacing:
-                if self.runtime is used:
-                    self.runtime = self._instead(reason)
-            return _unit_vectors(features(self.runtime))
+            logger.warning("Model %s is loaded again: %s", self.checkpoint.name, error)
+        with self._replacing:
+            if self.runtime is used:
+                self.runtime = self._whole().runtime
+        return _unit_vectors(features(self.runtime))
 
 
 def loads_exports(device: Device, precision: Precision, runtime: RuntimeName) -> bool:
     """Return True if `Encoder.load` with these options loads the export of a model that has one. Imports no torch."""
     on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())
     return on_cpu and runtime != "torch" and supports(choose_precision(precision, "cpu"))
-
-
-def _unusable(checkpoint: Checkpoint, reason: ExportMissingError) -> ViewfinderError:
-    return ViewfinderError(
-        f"Model {checkpoint.name!r} does not run on OpenVINO: {reason}. Set VIEWFINDER_RUNTIME to 'auto'."
-    )
 
 
 def _use_torch(checkpoint: Checkpoint, reason: ExportMissingError, *, export: bool) -> None:

@@ -75,11 +75,14 @@ class Export:
         return self.directory / name
 
     def verify(self, *names: str) -> None:
-        """Raise `ExportMissingError` if one of these files is not the one that was written; without names, of all."""
+        """Raise `ExportMissingError` if one of these files is not the one that was written; without names, of all.
+
+        Raises `OSError` for one that is there and cannot be read.
+        """
         for name in names or self.manifest.files:
             try:
                 changed = sha256(self.file(name)) != self.manifest.files[name]
-            except (OSError, KeyError, TypeError) as error:
+            except (FileNotFoundError, KeyError, TypeError) as error:
                 raise ExportMissingError(f"its export in {self.directory} is damaged ({error})") from error
             if changed:
                 raise ExportMissingError(f"its export in {self.directory} is damaged ({name} has changed)")

@@ -6,7 +6,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from viewfinder.arrays import Vectors
 from viewfinder.models import probes
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.exports import PROBES, Export, ExportMissingError
-from viewfinder.models.runtime import TowerName
+from viewfinder.models.runtime import TOWERS, TowerName
+from viewfinder.models.text_length import TextLength
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class OpenVinoRuntime:
     """Both towers of an export, on the CPU. At most `calls` calls of a tower run at once, each with `threads` threads.
 
     A tower is loaded when it is first used, or by `load`. It has threads of its own, so that texts do not wait for
-    images. Loading and calls raise `ExportMissingError` if OpenVINO cannot read a tower, or if its vectors differ from
-    torch's.
+    images. Loading and calls raise `ExportMissingError` if a file is damaged, if OpenVINO cannot read the tower, or if
+    its vectors differ from torch's, and `OSError` if a file cannot be read now.
     """
 
     name = "openvino"
@@ -59,7 +60,6 @@ class OpenVinoRuntime:
         """Raises `ExportMissingError` if OpenVINO is not installed."""
         self.precision = precision
         self.logit_scale, self.logit_bias = export.manifest.logit_scale, export.manifest.logit_bias
-        self._text_length = export.manifest.text_length
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": calls,
@@ -73,14 +73,19 @@ class OpenVinoRuntime:
         except ModuleNotFoundError as error:
             raise ExportMissingError(f"{error.name} is not installed", retry=False) from error
         compile_model = functools.partial(core.compile_model, device_name="CPU", config=options)
-        self._towers: dict[TowerName, _Tower] = {
-            "text": _Tower(export, "text", precision, compile_model, self._text_inputs),
-            "image": _Tower(export, "image", precision, compile_model, _image_inputs),
-        }
+        # Without a reference to this object: in a cycle a model that is dropped would stay in memory.
+        inputs: dict[TowerName, Callable[[NDArray[Any]], dict[str, NDArray[Any]]]]
+        inputs = {"text": functools.partial(_text_inputs, export.manifest.text_length), "image": _image_inputs}
+        self._towers = {name: _Tower(export, name, precision, compile_model, inputs[name]) for name in TOWERS}
+
+    @property
+    def is_complete(self) -> bool:
+        """See `Runtime`."""
+        return all(tower.is_loaded for tower in self._towers.values())
 
     def load(self, *names: TowerName) -> None:
         """Load these towers, at the same time: OpenVINO compiles one on one core."""
-        with ThreadPoolExecutor(2) as loading:
+        with ThreadPoolExecutor(len(TOWERS)) as loading:
             list(loading.map(lambda name: self._towers[name].load(), names))
 
     def encode_images(self, images: NDArray[np.uint8]) -> Vectors:
@@ -91,10 +96,11 @@ class OpenVinoRuntime:
         """See `Runtime`."""
         return self._towers["text"](tokens)
 
-    def _text_inputs(self, tokens: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        read = np.ascontiguousarray(self._text_length.cut(tokens))
-        ends = {"ends": self._text_length.ends(read)} if self._text_length.has_ends else {}
-        return {"tokens": read, **ends}
+
+def _text_inputs(text_length: TextLength, tokens: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    read = np.ascontiguousarray(text_length.cut(tokens))
+    ends = {"ends": text_length.ends(read)} if text_length.has_ends else {}
+    return {"tokens": read, **ends}
 
 
 def _image_inputs(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -113,48 +119,59 @@ class _Tower:
         inputs: Callable[[NDArray[Any]], dict[str, NDArray[Any]]],
     ) -> None:
         self._export = export
-        self._name = name
+        self._name: TowerName = name
         self._precision = precision
-        self._compile = compile_model
+        self._compile_model = compile_model
         self._inputs = inputs
         self._loading = threading.Lock()
-        self._compiled: Any = None
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._compiled: _Compiled | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._compiled is not None
 
     def __call__(self, items: NDArray[Any]) -> Vectors:
-        if self._compiled is None:
-            self.load()
-        return self._infer(self._compiled, items)
+        return (self._compiled or self.load())(self._inputs(items))
 
-    def load(self) -> None:
+    def load(self) -> "_Compiled":
         """Compile the tower and compute one of its probes, unless that has been done."""
         with self._loading:
             if self._compiled is None:
-                compiled = self._verified()
+                compiled = _Compiled(self._compile())
                 self._check(compiled)
                 self._compiled = compiled
+            return self._compiled
 
-    def _verified(self) -> Any:
+    def _compile(self) -> Any:
         model, weights = f"{self._name}.xml", f"{self._name}.bin"
-        with ThreadPoolExecutor(1) as reading:
-            verified = reading.submit(self._export.verify, model, weights, PROBES)
-            try:
-                compiled = self._compile(self._export.file(model))
-            except (RuntimeError, OSError) as error:
-                verified.result()  # names a damaged file
-                raise self._unusable(error) from error
-            verified.result()
-            return compiled
+        verified: Future[None] = Future()
 
-    def _check(self, compiled: Any) -> None:
+        def verify() -> None:
+            try:
+                self._export.verify(model, weights, PROBES)
+                verified.set_result(None)
+            except BaseException as error:
+                verified.set_exception(error)
+
+        # Meanwhile. Not in a pool, which starts no threads while the program ends.
+        threading.Thread(target=verify, name="verify-export").start()
+        try:
+            compiled = self._compile_model(self._export.file(model))
+        except RuntimeError as error:
+            verified.result()  # names a damaged file
+            raise self._unusable(error) from error
+        verified.result()
+        return compiled
+
+    def _check(self, compiled: "_Compiled") -> None:
         # An export may come from another kind of processor, and so from another number format.
         try:
             with np.load(self._export.file(PROBES)) as probe:
                 is_text = self._name == "text"
                 items = probe["tokens"][:1] if is_text else probes.images(int(probe["size"]))[:1]
                 expected = probe["texts"][:1] if is_text else probe["images"][:1]
-            cosine = probes.lowest_cosine(self._infer(compiled, items), expected)
-        except (RuntimeError, OSError, KeyError, ValueError) as error:
+            cosine = probes.lowest_cosine(compiled(self._inputs(items)), expected)
+        except (RuntimeError, KeyError, ValueError) as error:
             raise self._unusable(error) from error
         if not cosine >= probes.SAME_COSINE:  # `not >=`, because NaN compares false
             reason = f"its {self._name} vectors differ from torch's in {self._precision}: cosine {cosine:.5f}"
@@ -164,14 +181,22 @@ class _Tower:
         first = str(error).strip().partition("\n")[0]
         return ExportMissingError(f"OpenVINO cannot use its export in {self._export.directory} ({first[:200]})")
 
-    def _infer(self, compiled: Any, items: NDArray[Any]) -> Vectors:
+
+class _Compiled:
+    """A compiled model with its idle requests, for several threads."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def __call__(self, inputs: dict[str, NDArray[Any]]) -> Vectors:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
-            request = compiled.create_infer_request()
+            request = self._model.create_infer_request()
         try:
             # The inputs are read where they are; the output belongs to the request, which another thread takes next.
-            features: Vectors = request.infer(self._inputs(items), share_inputs=True)[0].copy()
+            features: Vectors = request.infer(inputs, share_inputs=True)[0].copy()
             return features
         finally:
             self._idle.put(request)

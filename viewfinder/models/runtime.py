@@ -9,6 +9,7 @@ from viewfinder.arrays import Vectors
 
 RuntimeName = Literal["auto", "torch", "openvino"]
 TowerName = Literal["text", "image"]
+TOWERS: tuple[TowerName, ...] = ("text", "image")
 
 
 class Runtime(Protocol):
@@ -21,6 +22,11 @@ class Runtime(Protocol):
 
     @property
     def device(self) -> str: ...
+
+    @property
+    def is_complete(self) -> bool:
+        """False while a tower is not loaded; it is when it is first used."""
+        ...
 
     @property
     def precision(self) -> str:

@@ -26,6 +26,7 @@ class TorchRuntime:
     """Both towers of an open_clip model on one device of torch."""
 
     name = "torch"
+    is_complete = True
 
     def __init__(self, model: Any, preprocess: Preprocess, device: str, precision: str) -> None:
         import torch

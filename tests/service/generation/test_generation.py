@@ -14,7 +14,7 @@ from tests.service.conftest import INDEX, World
 from tests.service.conftest import load as shared
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
-from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.follower import Follower, UnhealthyError
 from viewfinder.service.generation.generation import Generation, LoadedModel
 from viewfinder.service.generation.models import Models
 from viewfinder.service.telemetry.metrics import Metrics
@@ -161,6 +161,7 @@ class Watched:
         self.texts_allowed.set()
         self.images_allowed = threading.Event()
         self.images_allowed.set()
+        self.is_complete = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
@@ -231,32 +232,55 @@ async def test_images_of_several_requests_are_encoded_together_without_waiting_f
 
 
 async def test_texts_are_answered_while_the_image_tower_is_loaded(generation: Generation, watched: Watched) -> None:
+    watched.is_complete = False
     watched.images_allowed.clear()
     generation.loaded.warm(wait_for_images=False)
     assert await generation.encode_texts(["a cat"])
     assert watched.texts == [["warm up"], ["a cat"]]
     watched.images_allowed.set()
-    for thread in threading.enumerate():
-        if thread.name == "warm-images":
-            thread.join(10)
-    generation.loaded.warm(wait_for_images=True)
-    assert watched.images == [1, 1]
+    join("load-images")
+    assert watched.images == [1]
+    assert not generation.loaded.has_no_images
 
 
-def test_an_image_tower_that_fails_in_the_background_is_logged(
-    generation: Generation, watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("is_complete", "wait"), [(True, False), (False, True)])
+def test_images_are_encoded_before_a_model_is_used_if_that_takes_no_longer_or_another_one_answers(
+    generation: Generation, watched: Watched, monkeypatch: pytest.MonkeyPatch, is_complete: bool, wait: bool
 ) -> None:
     def fail(_: object) -> None:
         raise RuntimeError("no memory")
 
+    watched.is_complete = is_complete
+    generation.loaded.warm(wait_for_images=wait)
+    assert watched.images == [1]
     monkeypatch.setattr(watched, "encode_images", fail)
-    generation.loaded.warm(wait_for_images=False)
-    for thread in threading.enumerate():
-        if thread.name == "warm-images":
-            thread.join(10)
-    assert "Images cannot be encoded: no memory" in caplog.text
     with pytest.raises(RuntimeError, match="no memory"):
-        generation.loaded.warm(wait_for_images=True)
+        generation.loaded.warm(wait_for_images=wait)
+
+
+def test_a_replica_whose_image_tower_cannot_be_loaded_is_unhealthy(
+    served: World, watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("no memory in /secret")
+
+    watched.is_complete = False
+    monkeypatch.setattr(watched, "encode_images", fail)
+    models = Models(lambda _: watched, batch_size=4)  # type: ignore[arg-type, return-value]
+    follower = Follower(served.store, INDEX, models, refresh_s=3600)
+    follower.refresh()
+    join("load-images")
+    with pytest.raises(UnhealthyError, match="cannot encode images; see the service's log"):
+        follower.check()
+    assert "no memory in /secret" in caplog.text
+    follower.close()
+
+
+def join(name: str) -> None:
+    """Wait for the threads of this name."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(10)
 
 
 async def test_cached_vectors_are_read_only_copies(generation: Generation) -> None:

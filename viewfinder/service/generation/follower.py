@@ -21,6 +21,7 @@ START_RETRY_S = 1.0
 # Time that a request waits for a model that is not in memory.
 LOAD_WAIT_S = 10.0
 
+_IMAGE_PROBLEM = "The model of the live collection cannot encode images; see the service's log."
 _STORE_PROBLEM = "The live collection cannot be looked up in the vector store; see the service's log."
 
 
@@ -161,10 +162,12 @@ class Follower:
             self.refresh()
 
     def check(self) -> None:
-        """Raise `UnhealthyError` if an index is live and there is no generation to answer from.
+        """Raise `UnhealthyError` if an index is live and there is no generation to answer from, or none for images.
 
         A replica that cannot load the next model, or not reach the store, answers from its generation and is healthy.
         """
+        if (current := self.current) is not None and current.loaded.has_no_images:
+            raise UnhealthyError(_IMAGE_PROBLEM)
         if self._failed is not None and self.current is None:
             name, reason = self._failed
             cold = self._cold  # the next model may have failed, and this one been dropped since

@@ -33,11 +33,13 @@ TEXT_CACHE_SIZE = 10_000
 class LoadedModel:
     """A model in memory. Vectors are unit length, shared and read-only.
 
-    Texts and images have a batcher and a thread each, so that neither waits for the other.
+    Texts and images have a batcher and a thread each, so that neither waits for the other. `has_no_images` is True if
+    the image tower could not be loaded after the start.
     """
 
     def __init__(self, encoder: Encoder, *, batch_size: int, metrics: Metrics | None = None) -> None:
         self.encoder = encoder
+        self.has_no_images = False
         self._metrics = metrics or Metrics()
         self._cache = _TextCache(TEXT_CACHE_SIZE)
         # Weak: with a cycle of references a model would stay in memory until the next collection of garbage, and the
@@ -57,19 +59,20 @@ class LoadedModel:
     def warm(self, *, wait_for_images: bool) -> None:
         """Encode once, so that the first query is as fast as the tenth.
 
-        Images are encoded in the background, unless they are waited for: a replica that starts answers texts meanwhile.
+        A replica that starts does not wait for an image tower that is not loaded yet: it answers texts meanwhile.
         """
         self.encoder.encode_texts(["warm up"])
-        if wait_for_images:
+        if wait_for_images or self.encoder.is_complete:
             self._warm_images()
         else:
-            threading.Thread(target=self._try_to_warm_images, name="warm-images").start()
+            threading.Thread(target=self._load_images, name="load-images").start()
 
-    def _try_to_warm_images(self) -> None:
+    def _load_images(self) -> None:
         try:
             self._warm_images()
-        except Exception as error:  # of any library; searches by image get it too
-            logger.error("Images cannot be encoded: %s", error)
+        except Exception as error:  # of any library
+            logger.error("The image tower of model %r cannot be loaded", self.encoder.checkpoint.name, exc_info=error)
+            self.has_no_images = True
 
     def _warm_images(self) -> None:
         size = self.encoder.preprocess.size
