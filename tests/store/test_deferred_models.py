@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
-import inspect, threading
+import gc, inspect, threading
 import viewfinder.store
 import pydantic
 from qdrant_client import models
@@ -56,13 +56,19 @@ print(failed, all(each.__pydantic_complete__ for each in classes))
 point = models.PointStruct(id=1, vector={"image": [1.0]}, payload={"a": 1})
 condition = models.Filter(must=[models.FieldCondition(key="a", match=models.MatchValue(value=1))])
 print(models.UpdateResult.model_validate({"status": "completed"}).status, point.vector, condition.must[0].match.value)
+
+class Derived(models.PointStruct):
+    more: int = 2
+
+derived = Derived(id=1, vector=[1.0])
+print(gc.isenabled(), pydantic.BaseModel.model_config, "defer_build" in Own.model_config, derived.more, derived.id)
 """
 
 
 def test_models_are_built_when_they_are_used_first() -> None:
     ended = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    counts, beside, own, threads, used = ended.stdout.splitlines()
+    counts, beside, own, threads, used, after = ended.stdout.splitlines()
     classes, built, has_lock = counts.split()
     assert int(classes) > 200
     assert (int(built) < int(classes) / 2) == (has_lock == "True")  # without the lock all are built at once
@@ -70,3 +76,4 @@ def test_models_are_built_when_they_are_used_first() -> None:
     assert own == "True 1"
     assert threads == "[] True"
     assert used == "completed {'image': [1.0]} 1"
+    assert after == "True {} False 2 1"

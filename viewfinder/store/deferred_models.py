@@ -1,8 +1,9 @@
 """Imports qdrant-client without building its models, more than half of the CPU time of that import.
 
-pydantic builds each of its 340 models when its class is defined, and again when qdrant-client calls `model_rebuild`. It
-also does so when a model is used first. A program that derives classes from these models has to import qdrant-client
-before viewfinder, or use the models first.
+Its 340 models are built when their classes are defined, as far as they can be, and all when it calls `model_rebuild` of
+each. Here pydantic builds a model when it is used first. Models that other threads define during the import are built
+at their first use too. A program that derives classes from these models has to import qdrant-client before viewfinder,
+or use the models first.
 """
 
 import gc
