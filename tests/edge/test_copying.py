@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from viewfinder.edge.builder import settle
 from viewfinder.edge.copying import cache_directory, stored_bytes
 from viewfinder.edge.engine import SharedEngine
+from viewfinder.edge.process import ShardProcess
+from viewfinder.edge.templates import ShardPlace
 
 COUNT, DIMENSION = 4_000, 256
 
@@ -48,9 +51,8 @@ def test_the_files_of_a_shard_that_is_opened_are_read(disk: Path) -> None:
     batch = {"ids": list(range(COUNT)), "vectors": {"image": vectors}, "payloads": [{}] * COUNT}
     engine.answer("PUT", "/collections/a/points", {"batch": batch})
     wait_until(lambda: engine.answer("GET", "/collections/a")["status"] == "green")
-    (file,) = [path for path in disk.rglob("matrix.dat") if path.stat().st_size > COUNT * DIMENSION * 4]
-    assert is_cached(file), "read before the shard takes over"
     engine.close()
+    (file,) = [path for path in disk.rglob("matrix.dat") if path.stat().st_size > COUNT * DIMENSION * 4]
     drop(file)
     if is_cached(file):
         pytest.skip("/var/tmp is in memory")
@@ -60,6 +62,35 @@ def test_the_files_of_a_shard_that_is_opened_are_read(disk: Path) -> None:
         wait_until(lambda: is_cached(file))
     finally:
         engine.close()
+
+
+def test_the_files_of_a_shard_with_new_graphs_are_read_by_who_built_them(disk: Path) -> None:
+    """Searches were slow while the process that takes over read them."""
+    (disk / "file").write_bytes(os.urandom(600_000))
+    drop(disk / "file")
+    if is_cached(disk / "file"):
+        pytest.skip("/var/tmp is in memory")
+    settle(disk)
+    assert is_cached(disk / "file")
+
+
+@pytest.mark.slow
+def test_a_shard_whose_files_are_cached_does_not_read_them(disk: Path) -> None:
+    config = {"vectors": {"image": {"size": 4, "distance": "Cosine"}}}
+    place = ShardPlace(disk / "shard", config)
+    ShardProcess(place).close()
+    (disk / "shard" / "further").write_bytes(os.urandom(100_000))
+    drop(disk / "shard" / "further")
+    if is_cached(disk / "shard" / "further"):
+        pytest.skip("/var/tmp is in memory")
+    read = ShardProcess(place, is_cached=True)
+    read.answer("GET info", None)
+    time.sleep(0.5)
+    read.close()
+    assert not is_cached(disk / "shard" / "further")
+    read = ShardProcess(place)
+    wait_until(lambda: is_cached(disk / "shard" / "further"))
+    read.close()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

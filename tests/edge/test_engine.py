@@ -14,7 +14,8 @@ from viewfinder.edge.collection import UPDATES, OpenCollection
 from viewfinder.edge.engine import Engine, SharedEngine
 from viewfinder.edge.groups import query_groups
 from viewfinder.edge.refusal import Refusal
-from viewfinder.edge.shard import _OPERATIONS
+from viewfinder.edge.shard import _OPERATIONS, Shard
+from viewfinder.edge.templates import ShardPlace
 from viewfinder.edge.updates import points_in
 from viewfinder.errors import StoreUnavailableError
 
@@ -311,3 +312,15 @@ def test_groups_of_a_field_with_few_values_do_not_search_all_points(tmp_path: Pa
         assert all(len(each["hits"]) == 2 for each in groups)
         assert searched.points < 100
     engine.close()
+
+
+def test_payload_indexes_are_in_mapped_files(tmp_path: Path) -> None:
+    """Regression: to open a million points took 13 s, in which their indexes were read into memory."""
+    text = {"type": "text", "scoring": True}
+    indexes = {"name": "keyword", "uuid": "uuid", "width": {"type": "integer", "on_disk": False}, "words": text}
+    shard = Shard(ShardPlace(tmp_path / "shard", {"vectors": {"": {"size": 4, "distance": "Cosine"}}}, indexes))
+    shard.answer("PUT index", {"field_name": "later", "field_schema": "bool"})
+    made = shard._shard.info().payload_schema
+    assert {name: each.params.on_disk for name, each in made.items()} == dict.fromkeys([*indexes, "later"], True)
+    assert made["words"].params.scoring
+    shard.close()

@@ -89,11 +89,16 @@ def main(file: str) -> None:
             connection.send(None)
             lower_session_priority(_NICENESS)  # only now: updates have waited for the copy
             build_graphs(place, threshold_kb)
-            sync_directory(place.directory)
-            cache_directory(place.directory, _READING_PAUSE_S)
+            settle(place.directory)
             connection.send(None)
         except (Refusal, OSError) as error:
             connection.send(str(error))
+
+
+def settle(directory: Path) -> None:
+    """Write a shard to disk, and have its files in the system's cache for the process that opens it."""
+    sync_directory(directory)
+    cache_directory(directory, _READING_PAUSE_S)
 
 
 def _check_space(source: Path, place: ShardPlace) -> None:

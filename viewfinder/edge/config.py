@@ -13,20 +13,19 @@ _DATATYPES = {
     "float16": qdrant_edge.VectorStorageDatatype.Float16,
 }
 _KINDS = {
-    "keyword": (qdrant_edge.PayloadSchemaType.Keyword, qdrant_edge.KeywordIndexParams),
-    "integer": (qdrant_edge.PayloadSchemaType.Integer, qdrant_edge.IntegerIndexParams),
-    "float": (qdrant_edge.PayloadSchemaType.Float, qdrant_edge.FloatIndexParams),
-    "bool": (qdrant_edge.PayloadSchemaType.Bool, qdrant_edge.BoolIndexParams),
-    "datetime": (qdrant_edge.PayloadSchemaType.Datetime, qdrant_edge.DatetimeIndexParams),
-    "uuid": (qdrant_edge.PayloadSchemaType.Uuid, qdrant_edge.UuidIndexParams),
-    "text": (qdrant_edge.PayloadSchemaType.Text, qdrant_edge.TextIndexParams),
+    "keyword": qdrant_edge.KeywordIndexParams,
+    "integer": qdrant_edge.IntegerIndexParams,
+    "float": qdrant_edge.FloatIndexParams,
+    "bool": qdrant_edge.BoolIndexParams,
+    "datetime": qdrant_edge.DatetimeIndexParams,
+    "uuid": qdrant_edge.UuidIndexParams,
+    "text": qdrant_edge.TextIndexParams,
 }
 _BITS = {
     "none": qdrant_edge.TurboQuantBitSize.Bits8,
     "scalar": qdrant_edge.TurboQuantBitSize.Bits8,
     "turbo": qdrant_edge.TurboQuantBitSize.Bits4,
 }
-_INDEX_OPTIONS = ("scoring", "on_disk")
 # With more, each call waits until threads have been woken, which takes a millisecond on a busy machine.
 SEARCH_THREADS = 1
 
@@ -58,13 +57,16 @@ def vector_sizes(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def field_index(field: str, schema: Any) -> qdrant_edge.UpdateOperation:
-    """Return the operation that creates a payload index, given as its kind or as an object with parameters."""
+    """Return the operation that creates a payload index, given as its kind or as an object with parameters.
+
+    It is made in mapped files, whatever `on_disk` says. To read all indexes of a million points into memory takes 13 s
+    at each start, and 1.2 GB.
+    """
     kind = schema if isinstance(schema, str) else schema["type"]
     if kind not in _KINDS:
         raise Refusal(400, f"Wrong input: unknown kind of index {kind!r}")
-    plain, parameters = _KINDS[kind]
-    options = {} if isinstance(schema, str) else {name: schema[name] for name in _INDEX_OPTIONS if schema.get(name)}
-    return qdrant_edge.UpdateOperation.create_field_index(field, parameters(**options) if options else plain)
+    scoring = {} if isinstance(schema, str) or not schema.get("scoring") else {"scoring": True}
+    return qdrant_edge.UpdateOperation.create_field_index(field, _KINDS[kind](on_disk=True, **scoring))
 
 
 def _named_vectors(config: Mapping[str, Any]) -> Mapping[str, Any]:
