@@ -88,7 +88,7 @@ class Encoder:
             try:
                 return load(Exports.of_this_machine().find(checkpoint.fingerprint))
             except ExportMissingError as error:
-                missing = error
+                missing = error.with_traceback(None)  # which has this frame, and with it the model
             if runtime == "openvino":
                 try:
                     return load(exporter.prepare(checkpoint))
