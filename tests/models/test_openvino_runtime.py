@@ -306,6 +306,32 @@ def test_a_dropped_runtime_is_freed_without_a_collection_of_garbage(clip: Export
         gc.enable()
 
 
+@pytest.mark.parametrize("damage", ["unreadable", "damaged", "passing"])
+def test_a_runtime_whose_tower_was_refused_is_freed_when_it_is_replaced(
+    clip: Exported, without_images: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """Regression: an error kept the frames of loading, and these the model."""
+    if damage == "damaged":
+        without_images.write_bytes(b"other")
+    if damage == "passing":
+        monkeypatch.setattr(exports, "sha256", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "failed")))
+    runtime = OpenVinoRuntime(replace(clip.export, directory=without_images.parent), "float32", threads=1)
+    encoder = Encoder(clip.checkpoint, runtime, None, lambda: clip.encoder)
+    reference = weakref.ref(runtime)
+    gc.disable()
+    try:
+        if damage == "passing":
+            with pytest.raises(OSError, match="failed"):
+                encoder.encode_images(random_images(1, 32))
+            del encoder
+        else:
+            encoder.encode_images(random_images(1, 32))
+        del runtime
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 def test_an_export_that_openvino_cannot_use_is_made_again(
     clip: Exported, unusable: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:

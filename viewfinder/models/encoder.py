@@ -88,7 +88,8 @@ class Encoder:
             try:
                 return load(Exports.of_this_machine().find(checkpoint.fingerprint))
             except ExportMissingError as error:
-                missing = error.with_traceback(None)  # which has this frame, and with it the model
+                # Without the frames of the error, which have this one and what was loaded.
+                missing = ExportMissingError(str(error), retry=error.retry)
             if runtime == "openvino":
                 try:
                     return load(exporter.prepare(checkpoint))
@@ -118,10 +119,13 @@ class Encoder:
     ) -> Self:
         try:
             runtime = OpenVinoRuntime(export, precision, threads=threads, calls=calls)
-            with ThreadPoolExecutor(1) as loading:
-                loaded = loading.submit(runtime.load, *towers)
-                encoder = cls(checkpoint, runtime, _definition(checkpoint, export), whole)
-                loaded.result()
+            with ThreadPoolExecutor(1) as making:
+                made = making.submit(lambda: cls(checkpoint, runtime, _definition(checkpoint, export), whole))
+                try:
+                    runtime.load(*towers)
+                    encoder = made.result()
+                finally:
+                    del made  # which keeps an error of it, and its frames
         except OSError as error:
             raise ExportMissingError(f"its export in {export.directory} cannot be read ({error})") from error
         logger.info("loaded %s (%s) on OpenVINO as %s", checkpoint.name, checkpoint.fingerprint, precision)
@@ -192,7 +196,7 @@ class Encoder:
         except ExportMissingError as error:
             if self._whole is None:
                 raise
-            logger.warning("Model %s is loaded again: %s", self.checkpoint.name, error)
+            logger.warning("Model %s is loaded again: %s", self.checkpoint.name, str(error))
         with self._replacing:
             if self.runtime is used:
                 self.runtime = self._whole().runtime

@@ -147,6 +147,8 @@ def _usable(exports: Exports, fingerprint: str) -> Export | None:
         OpenVinoRuntime(found, "float32").load("text", "image")
         if TOKENIZER in found.manifest.files:
             found.verify(TOKENIZER)
+    except OSError:  # another one may be readable
+        return None
     except ExportMissingError as error:
         if error.retry:
             return None

@@ -5,8 +5,8 @@ import logging
 import queue
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class OpenVinoRuntime:
     device = "cpu"
 
     def __init__(self, export: Export, precision: str, *, threads: int | None = None, calls: int = 1) -> None:
-        """Raises `ExportMissingError` if OpenVINO is not installed."""
+        """Raises `ExportMissingError` if OpenVINO is not installed or does not start."""
         self.precision = precision
         self.logit_scale, self.logit_bias = export.manifest.logit_scale, export.manifest.logit_bias
         options = {
@@ -72,6 +72,8 @@ class OpenVinoRuntime:
             core = import_openvino().Core()
         except ModuleNotFoundError as error:
             raise ExportMissingError(f"{error.name} is not installed", retry=False) from error
+        except RuntimeError as error:
+            raise ExportMissingError(f"OpenVINO does not start ({_first_line(error)})", retry=False) from error
         compile_model = functools.partial(core.compile_model, device_name="CPU", config=options)
         # Without a reference to this object: in a cycle a model that is dropped would stay in memory.
         inputs: dict[TowerName, Callable[[NDArray[Any]], dict[str, NDArray[Any]]]]
@@ -143,24 +145,20 @@ class _Tower:
             return self._compiled
 
     def _compile(self) -> Any:
-        model, weights = f"{self._name}.xml", f"{self._name}.bin"
-        verified: Future[None] = Future()
-
-        def verify() -> None:
-            try:
-                self._export.verify(model, weights, PROBES)
-                verified.set_result(None)
-            except BaseException as error:
-                verified.set_exception(error)
-
-        # Meanwhile. Not in a pool, which starts no threads while the program ends.
-        threading.Thread(target=verify, name="verify-export").start()
+        files = (f"{self._name}.xml", f"{self._name}.bin", PROBES)
+        problems: list[BaseException] = []
+        # Not in a pool, which starts no threads while the program ends.
+        reading = threading.Thread(target=_verify, args=(self._export, files, problems), name="verify-export")
+        reading.start()
         try:
-            compiled = self._compile_model(self._export.file(model))
+            compiled = self._compile_model(self._export.file(files[0]))
         except RuntimeError as error:
-            verified.result()  # names a damaged file
-            raise self._unusable(error) from error
-        verified.result()
+            reading.join()
+            # Popped: this frame and the error would keep each other, and the model, in memory.
+            raise problems.pop() if problems else self._unusable(error) from error
+        reading.join()
+        if problems:
+            raise problems.pop()
         return compiled
 
     def _check(self, compiled: "_Compiled") -> None:
@@ -178,8 +176,20 @@ class _Tower:
             raise ExportMissingError(reason, retry=False)
 
     def _unusable(self, error: Exception) -> ExportMissingError:
-        first = str(error).strip().partition("\n")[0]
-        return ExportMissingError(f"OpenVINO cannot use its export in {self._export.directory} ({first[:200]})")
+        return ExportMissingError(f"OpenVINO cannot use its export in {self._export.directory} ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def _verify(export: Export, names: Sequence[str], problems: list[BaseException]) -> None:
+    try:
+        export.verify(*names)
+    except BaseException as error:
+        problems.append(error)
+    finally:
+        del problems  # which the error's frames would keep
 
 
 class _Compiled:

@@ -273,7 +273,28 @@ def test_a_replica_whose_image_tower_cannot_be_loaded_is_unhealthy(
     with pytest.raises(UnhealthyError, match="cannot encode images; see the service's log"):
         follower.check()
     assert "no memory in /secret" in caplog.text
+    watched.is_complete = True  # a search by image has loaded it
+    follower.check()
     follower.close()
+
+
+def test_an_image_tower_is_loaded_again_after_a_passing_error(
+    generation: Generation, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, encode = [OSError("Too many open files")], watched.encode_images
+
+    def fail_once(images: Any) -> Any:
+        if failing:
+            raise failing.pop()
+        return encode(images)
+
+    watched.is_complete = False
+    monkeypatch.setattr("viewfinder.service.generation.generation._IMAGES_RETRY_S", 0.01)
+    monkeypatch.setattr(watched, "encode_images", fail_once)
+    generation.loaded.warm(wait_for_images=False)
+    join("load-images")
+    assert watched.images == [1]
+    assert not generation.loaded.has_no_images
 
 
 def join(name: str) -> None:

@@ -34,7 +34,7 @@ class NoIndexError(NotReadyError):
 
 
 class UnhealthyError(Exception):
-    """An index is live, but this replica has no generation, because the model cannot be loaded."""
+    """An index is live, but this replica cannot load the model, or its image tower."""
 
 
 class Follower:

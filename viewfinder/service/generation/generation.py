@@ -7,6 +7,7 @@ one assignment.
 
 import logging
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,18 +29,19 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 TEXT_CACHE_SIZE = 10_000
+# Until the image tower is loaded once more.
+_IMAGES_RETRY_S = 5.0
 
 
 class LoadedModel:
     """A model in memory. Vectors are unit length, shared and read-only.
 
-    Texts and images have a batcher and a thread each, so that neither waits for the other. `has_no_images` is True if
-    the image tower could not be loaded after the start.
+    Texts and images have a batcher and a thread each, so that neither waits for the other.
     """
 
     def __init__(self, encoder: Encoder, *, batch_size: int, metrics: Metrics | None = None) -> None:
         self.encoder = encoder
-        self.has_no_images = False
+        self._images_failed = False
         self._metrics = metrics or Metrics()
         self._cache = _TextCache(TEXT_CACHE_SIZE)
         # Weak: with a cycle of references a model would stay in memory until the next collection of garbage, and the
@@ -56,6 +58,11 @@ class LoadedModel:
         """Number of texts and images of requests that are not encoded yet."""
         return self._texts.pending + self._images.pending
 
+    @property
+    def has_no_images(self) -> bool:
+        """True after the image tower could not be loaded in the background, until a search by image could load it."""
+        return self._images_failed and not self.encoder.is_complete
+
     def warm(self, *, wait_for_images: bool) -> None:
         """Encode once, so that the first query is as fast as the tenth.
 
@@ -69,10 +76,14 @@ class LoadedModel:
 
     def _load_images(self) -> None:
         try:
-            self._warm_images()
+            try:
+                self._warm_images()
+            except (OSError, MemoryError):  # too many open files, for example
+                time.sleep(_IMAGES_RETRY_S)
+                self._warm_images()
         except Exception as error:  # of any library
             logger.error("The image tower of model %r cannot be loaded", self.encoder.checkpoint.name, exc_info=error)
-            self.has_no_images = True
+            self._images_failed = True
 
     def _warm_images(self) -> None:
         size = self.encoder.preprocess.size

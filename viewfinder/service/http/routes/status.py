@@ -136,7 +136,12 @@ def _add_probes(routes: APIRouter, service: SearchService) -> None:
 
     @routes.get(
         "/healthz",
-        responses={503: {"model": ErrorResponse, "description": "An index is live, but its model cannot be loaded."}},
+        responses={
+            503: {
+                "model": ErrorResponse,
+                "description": "An index is live, but its model, or the image tower, cannot be loaded.",
+            }
+        },
         summary="Health of the replica",
     )
     async def healthz() -> dict[str, str]:
