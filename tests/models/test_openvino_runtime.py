@@ -306,7 +306,7 @@ def test_a_dropped_runtime_is_freed_without_a_collection_of_garbage(clip: Export
         gc.enable()
 
 
-@pytest.mark.parametrize("damage", ["unreadable", "damaged", "passing"])
+@pytest.mark.parametrize("damage", ["unusable", "damaged", "passing"])
 def test_a_runtime_whose_tower_was_refused_is_freed_when_it_is_replaced(
     clip: Exported, without_images: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -315,7 +315,8 @@ def test_a_runtime_whose_tower_was_refused_is_freed_when_it_is_replaced(
         without_images.write_bytes(b"other")
     if damage == "passing":
         monkeypatch.setattr(exports, "sha256", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "failed")))
-    runtime = OpenVinoRuntime(replace(clip.export, directory=without_images.parent), "float32", threads=1)
+    export = Export(without_images.parent, Manifest.load(without_images.parent))
+    runtime = OpenVinoRuntime(export, "float32", threads=1)
     encoder = Encoder(clip.checkpoint, runtime, None, lambda: clip.encoder)
     reference = weakref.ref(runtime)
     gc.disable()
