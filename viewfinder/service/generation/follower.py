@@ -162,7 +162,7 @@ class Follower:
             self.refresh()
 
     def check(self) -> None:
-        """Raise `UnhealthyError` if an index is live and there is no generation to answer from, or none for images.
+        """Raise `UnhealthyError` if an index is live whose model cannot be loaded, or cannot encode images.
 
         A replica that cannot load the next model, or not reach the store, answers from its generation and is healthy.
         """
